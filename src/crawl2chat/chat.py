@@ -1,0 +1,72 @@
+"""Chats as every stage sees them: the template, the special tokens, thinking apart from the answer, loading checks."""
+
+from pathlib import Path
+
+from crawl2chat.stage import StageError
+
+END_OF_TEXT = "<|endoftext|>"  # ends a document of the corpus
+START_OF_TURN, END_OF_TURN = "<|im_start|>", "<|im_end|>"
+PADDING = "<|padding|>"
+SPECIAL_TOKENS = [END_OF_TEXT, START_OF_TURN, END_OF_TURN, PADDING]
+# Ordinary added tokens: a special one would be stripped by `skip_special_tokens` before a reward function sees it.
+THINK_TOKENS = ["<think>", "</think>"]
+
+
+def chat_template() -> str:
+    """The Jinja chat template that is saved inside every tokenizer of the path."""
+    return (Path(__file__).parent / "chat_template.jinja").read_text()
+
+
+def split_thinking(completion: str) -> tuple[str, str]:
+    """(thinking, answer) of a completion; thinking is "" if there is none.
+
+    A completion that opens a thought and never closes it has no answer: everything is thinking.
+    """
+    thinking, closed, answer = completion.rpartition("</think>")
+    if not closed and "<think>" in completion:
+        thinking, answer = completion, ""
+    return thinking.replace("<think>", "").replace("</think>", "").strip(), answer.strip()
+
+
+def load_tokenizer(folder: str | Path, for_chat: bool = False):
+    """The tokenizer of a model folder or Hub id, on whose template (`for_chat`) SFT and RL can rely.
+
+    Raises:
+        StageError: there is no tokenizer, or `for_chat` and its template is missing or has no generation markers.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        remedy = "save one there with tokenizer.save_pretrained, or name a folder that has one"
+        raise StageError(f"{folder} holds no tokenizer that transformers can load; {remedy}.") from error
+    if for_chat and not tokenizer.chat_template:
+        raise StageError(f"the tokenizer in {folder} has no chat template; 5_train_tokenizer.py saves one inside.")
+    if for_chat and "{% generation %}" not in tokenizer.chat_template.replace("{%-", "{%").replace("-%}", "%}"):
+        raise StageError(
+            f"the chat template in {folder} has no {{% generation %}} markers, so the assistant's tokens cannot be "
+            "told from the prompt; put the markers around the assistant's content."
+        )
+    return tokenizer
+
+
+def load_model(folder: str | Path, tokenizer, **options):
+    """The causal language model of a folder or Hub id, checked against its tokenizer.
+
+    Raises:
+        StageError: there is no model, or its embedding has fewer rows than the tokenizer has tokens.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{folder} holds no model that transformers can load ({error}).") from error
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise StageError(
+            f"the tokenizer of {folder} has {len(tokenizer)} tokens but the model's embedding only {rows} rows; "
+            "use the tokenizer the model was trained with, or resize the embedding."
+        )
+    return model
