@@ -139,7 +139,13 @@ def parse(argv: list[str], *config_types: type) -> tuple:
     else:
         problems += _flag_problems(argv, config_types)
     _raise(problems)
-    parser = TrlParser(config_types)
+
+    class Parser(TrlParser):
+        def add_argument(self, *names, low=None, high=None, among=None, **options):
+            """argparse would refuse the bounds that fields carry."""
+            return super().add_argument(*names, **options)
+
+    parser = Parser(config_types)
     parser.error = lambda message: _raise([message])
     try:
         configs = parser.parse_args_and_config(args=argv)

@@ -1,0 +1,74 @@
+"""What the training stages share: resuming, precision, bits per byte, saving a self-sufficient folder."""
+
+import json
+import math
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import GenerationConfig, PreTrainedModel, Trainer
+
+from crawl2chat.chat import END_OF_TEXT, END_OF_TURN
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> str | None:
+    """The newest checkpoint to resume from, or None. Half-written ones are deleted, with a warning.
+
+    The Trainer writes `trainer_state.json` last, so a checkpoint without it, or with half of it, is not whole.
+    """
+    checkpoints = sorted(Path(output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for checkpoint in reversed(checkpoints):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text())
+            return str(checkpoint)
+        except (OSError, json.JSONDecodeError):
+            warnings.warn(f"{checkpoint} is half-written; it is deleted and the one before it used.", stacklevel=2)
+            shutil.rmtree(checkpoint)
+    return None
+
+
+def use_fast_precision(args) -> None:
+    """Turns `bf16` off on a processor that would emulate it, with a warning: float32 is faster there."""
+    supported = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if args.bf16 and not supported:
+        warnings.warn("`bf16: true` has no effect: this processor has no bf16 instructions, so float32 is used.", stacklevel=2)
+        args.bf16 = False
+
+
+def train(trainer: Trainer) -> dict:
+    """Trains, resuming from the last complete checkpoint; returns the Trainer's own metrics."""
+    return trainer.train(resume_from_checkpoint=last_complete_checkpoint(trainer.args.output_dir)).metrics
+
+
+def save(model: PreTrainedModel, tokenizer, output_dir: str | Path) -> None:
+    """Weights as safetensors, tokenizer with its template, and a generation config that stops where a turn ends."""
+    ends = tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT])
+    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, use_cache=True)
+    model.config.use_cache = True
+    model.save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+
+
+@torch.no_grad()
+def bits_per_byte(model: PreTrainedModel, windows: Dataset, token_bytes: torch.Tensor, batch_size: int = 32) -> float:
+    """Mean negative log2-likelihood per UTF-8 byte of the text, comparable across tokenizers.
+
+    Args:
+        windows: items with `input_ids` (T + 1,), each overlapping the next by one token.
+        token_bytes: bytes of each token id, shape (V,); tokens that stand for no byte do not count.
+    """
+    was_training = model.training
+    model.eval()
+    token_bytes = token_bytes.to(model.device)
+    nats, num_bytes = 0.0, 0
+    for batch in DataLoader(windows, batch_size=batch_size):
+        ids = batch["input_ids"].to(model.device)  # (B, T + 1)
+        logits = model(input_ids=ids[:, :-1]).logits.float()  # (B, T, V)
+        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        sizes = token_bytes[ids[:, 1:].flatten()]  # (B * T,)
+        nats += losses[sizes > 0].sum().item()
+        num_bytes += int(sizes.sum())
+    model.train(was_training)
+    return nats / math.log(2) / num_bytes
