@@ -1,0 +1,123 @@
+"""Base model -> assistant: TRL's SFTTrainer on chats, loss on the assistant's tokens only.
+
+With `match_seconds_of` it trains the control of an RL run instead: the same model goes on with SFT for as long as the
+named run took. The speed is measured on the first steps of a throw-away copy and the number of steps is kept in
+`budget.json`, so that the schedule is whole and an interrupted control ends as an uninterrupted one.
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/02_sft/sft.py \
+        --config recipes/02_sft/tiny.yaml --model outputs/tiny/base --chats outputs/tiny/7_conversations \
+        --output_dir outputs/tiny/sft
+"""
+
+import copy
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import load_dataset
+from trl import SFTConfig, SFTTrainer
+
+from crawl2chat.chat import load_model, load_tokenizer
+from crawl2chat.stage import StageError, read_run, run_stage, write_atomically
+from crawl2chat.training import save, train, use_fast_precision
+
+
+@dataclass
+class ChatSFTConfig(SFTConfig):
+    model: str = field(default="", metadata={"help": "Model folder or Hub id to start from."})
+    chats: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py."})
+    match_seconds_of: str = field(default="", metadata={"help": "Run folder whose wall time this training is given."})
+
+    def problems(self) -> list[str]:
+        names = ("model", "chats")
+        return [f"--{name} is missing; name a folder." for name in names if not getattr(self, name)]
+
+
+def preflight(config: ChatSFTConfig) -> dict:
+    tokenizer = load_tokenizer(config.model, for_chat=True)
+    model = load_model(config.model, tokenizer)
+    chats = load_chats(config)
+    tokens, mask = tokens_and_mask(tokenizer, chats[0]["messages"])
+    if not any(mask):
+        raise StageError("no token of the first chat is trained; check that the chats have assistant turns.")
+    if tokenizer.eos_token_id not in [token for token, trained in zip(tokens, mask) if trained]:
+        raise StageError(f"{tokenizer.eos_token} is not trained, so the model would never stop; put it inside the markers.")
+    return {
+        "parameters": model.num_parameters(),
+        "chats": len(chats),
+        "example_trained_tokens_in_brackets": render(tokenizer, tokens, mask),
+    }
+
+
+def load_chats(config: ChatSFTConfig):
+    file = Path(config.chats, "sft_train.jsonl")
+    if not file.is_file():
+        raise StageError(f"{file} does not exist; run 7_build_conversations.py first.")
+    return load_dataset("json", data_files=str(file), split="train")
+
+
+def tokens_and_mask(tokenizer, messages: list[dict]) -> tuple[list[int], list[int]]:
+    encoded = tokenizer.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    return encoded["input_ids"], encoded["assistant_masks"]
+
+
+def render(tokenizer, tokens: list[int], mask: list[int]) -> str:
+    """The chat as text, with every trained stretch in [brackets]."""
+    text, inside = "", False
+    for token, trained in zip(tokens, mask):
+        text += ("[" if trained and not inside else "]" if inside and not trained else "") + tokenizer.decode([token])
+        inside = bool(trained)
+    return text + ("]" if inside else "")
+
+
+def main(config: ChatSFTConfig) -> dict:
+    use_fast_precision(config)
+    tokenizer = load_tokenizer(config.model, for_chat=True)
+    config.assistant_only_loss = True
+    config.eos_token = tokenizer.eos_token
+    if config.match_seconds_of:
+        config.max_steps = matched_steps(config, tokenizer)
+
+    trainer = build_trainer(config, tokenizer)
+    trained = train(trainer)
+    save(trainer.model, tokenizer, config.output_dir)
+    return {
+        "train_loss": round(trained["train_loss"], 4),
+        "train_seconds": round(trained["train_runtime"], 1),
+        "steps": trainer.state.global_step,
+        "losses": [[row["step"], row["loss"]] for row in trainer.state.log_history if "loss" in row],
+    }
+
+
+def build_trainer(config: ChatSFTConfig, tokenizer) -> SFTTrainer:
+    model = load_model(config.model, tokenizer)
+    return SFTTrainer(model=model, args=config, train_dataset=load_chats(config), processing_class=tokenizer)
+
+
+def matched_steps(config: ChatSFTConfig, tokenizer, num_timed: int = 10) -> int:
+    """The steps that fit into the wall time of `match_seconds_of`; read from `budget.json` once it is there."""
+    budget = Path(config.output_dir, "budget.json")
+    if not budget.is_file():
+        trial = copy.copy(config)
+        trial.save_strategy, trial.max_steps = "no", num_timed
+        build_trainer(trial, tokenizer).train()  # warms up
+        trainer = build_trainer(trial, tokenizer)
+        started_at = time.time()
+        trainer.train()
+        seconds_per_step = (time.time() - started_at) / num_timed
+        seconds = read_run(config.match_seconds_of)["seconds"]
+        steps = max(1, round(seconds / seconds_per_step))
+        write_atomically(budget, json.dumps({"seconds": seconds, "seconds_per_step": seconds_per_step, "steps": steps}))
+    return json.loads(budget.read_text())["steps"]
+
+
+if __name__ == "__main__":
+    run_stage(
+        main,
+        ChatSFTConfig,
+        inputs=lambda config: [config.model, config.chats, *filter(None, [config.match_seconds_of])],
+        preflight=preflight,
+    )

@@ -1,0 +1,80 @@
+"""Assistant -> thinking model: TRL's GRPOTrainer on questions with a checkable answer; nobody shows it any working.
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/06_grpo/grpo.py \
+        --config recipes/06_grpo/tiny.yaml --model outputs/tiny/sft --prompts outputs/tiny/7_conversations \
+        --output_dir outputs/tiny/grpo
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import rewards
+from datasets import load_dataset
+from trl import GRPOConfig, GRPOTrainer
+
+from crawl2chat.chat import load_model, load_tokenizer
+from crawl2chat.stage import StageError, run_stage
+from crawl2chat.training import save, train, use_fast_precision
+
+
+@dataclass
+class ThinkingConfig(GRPOConfig):
+    model: str = field(default="", metadata={"help": "Model folder or Hub id to start from."})
+    prompts: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py."})
+
+    def problems(self) -> list[str]:
+        names = ("model", "prompts")
+        return [f"--{name} is missing; name a folder." for name in names if not getattr(self, name)]
+
+
+def load_prompts(config: ThinkingConfig):
+    file = Path(config.prompts, "rl_train.jsonl")
+    if not file.is_file():
+        raise StageError(f"{file} does not exist; run 7_build_conversations.py first.")
+    return load_dataset("json", data_files=str(file), split="train")
+
+
+def preflight(config: ThinkingConfig) -> dict:
+    tokenizer = load_tokenizer(config.model, for_chat=True)
+    model = load_model(config.model, tokenizer)
+    prompts = load_prompts(config)
+    example = tokenizer.apply_chat_template(prompts[0]["prompt"], tokenize=False, add_generation_prompt=True)
+    return {
+        "parameters": model.num_parameters(),
+        "prompts": len(prompts),
+        "completions_per_step": config.generation_batch_size // config.steps_per_generation,
+        "prompts_per_generation": config.generation_batch_size // config.num_generations,
+        "example": example,
+    }
+
+
+def main(config: ThinkingConfig) -> dict:
+    use_fast_precision(config)
+    tokenizer = load_tokenizer(config.model, for_chat=True)
+    trainer = GRPOTrainer(
+        model=load_model(config.model, tokenizer),
+        reward_funcs=[rewards.correct],
+        args=config,
+        train_dataset=load_prompts(config),
+        processing_class=tokenizer,
+    )
+    trained = train(trainer)
+    save(trainer.model, tokenizer, config.output_dir)
+    curve = [
+        {"step": row["step"], "reward": row["reward"], "completion_tokens": row["completions/mean_length"]}
+        for row in trainer.state.log_history
+        if "reward" in row
+    ]
+    return {
+        "train_seconds": round(trained["train_runtime"], 1),
+        "steps": trainer.state.global_step,
+        "first_reward": curve[0]["reward"],
+        "last_reward": curve[-1]["reward"],
+        "curve": curve,
+    }
+
+
+if __name__ == "__main__":
+    run_stage(
+        main, ThinkingConfig, inputs=lambda config: [config.model, config.prompts], preflight=preflight
+    )
