@@ -1,0 +1,97 @@
+"""A run folder -> one results table, and results.json for whoever wants to compare runs.
+
+    python recipes/08_report/results.py outputs/tiny
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from crawl2chat.stage import StageError, read_run, write_atomically
+
+# Stage folder -> the metrics of it that the results repeat, under the names they get there.
+REPEATED = {
+    "2_pages": {"num_pages_in": "pages_in"},
+    "4_corpus": {"num_documents": "pages_kept"},
+    "6_tokens": {"train_tokens": "corpus_tokens"},
+    "base": {"bits_per_byte": "bits_per_byte", "parameters": "parameters", "tokens_per_second": "tokens_per_second"},
+    "eval_base": {"accuracy": "base_accuracy"},
+    "eval_sft": {"accuracy": "sft_accuracy", "completion_tokens": "sft_completion_tokens"},
+    "eval_control": {"accuracy": "control_accuracy", "completion_tokens": "control_completion_tokens"},
+    "eval_grpo": {"accuracy": "grpo_accuracy", "completion_tokens": "grpo_completion_tokens"},
+}
+# The figure that says most about a stage, for the table.
+HEADLINE = {
+    "0_web": "num_pages",
+    "2_pages": "num_pages_kept",
+    "3_unique": "num_pages_kept",
+    "4_corpus": "num_documents",
+    "5_tokenizer": "bytes_per_token",
+    "6_tokens": "train_tokens",
+    "base": "bits_per_byte",
+    "7_conversations": "sft_chats",
+    "sft": "train_loss",
+    "grpo": "last_reward",
+    "control": "train_loss",
+    "eval_base": "accuracy",
+    "eval_sft": "accuracy",
+    "eval_control": "accuracy",
+    "eval_grpo": "accuracy",
+}
+
+
+def main(folder: Path) -> None:
+    stages = [name for name in HEADLINE if (folder / name / "run.yaml").is_file()]
+    if not stages:
+        raise StageError(f"{folder} holds no finished stage; run recipes/run_tiny.sh first.")
+    runs = {name: read_run(folder / name) for name in stages}
+    metrics = {name: json.loads((folder / name / "metrics.json").read_text()) for name in stages}
+
+    table = Table(title=f"{folder}: {runs[stages[-1]]['hardware']}", title_justify="left")
+    for column, side in (("stage", "left"), ("seconds", "right"), ("memory MB", "right"), ("result", "left")):
+        table.add_column(column, justify=side)
+    for name in stages:
+        seconds, memory = runs[name]["seconds"], max(runs[name]["peak_memory_mb"].values())
+        table.add_row(name, f"{seconds:.1f}", f"{memory:,}", f"{HEADLINE[name]} {metrics[name][HEADLINE[name]]:,}")
+    total = round(sum(run["seconds"] for run in runs.values()), 1)
+    table.add_row("total", f"{total:.1f}", "", "", style="bold")
+    Console().print(table)
+
+    if "eval_grpo" in metrics:
+        Console().print(accuracy_table(metrics))
+    results = {"seconds_total": total}
+    for name, names in REPEATED.items():
+        if name in metrics:
+            results.update({new: metrics[name][old] for old, new in names.items()})
+    if "control" in metrics:
+        results["grpo_seconds"], results["control_seconds"] = runs["grpo"]["seconds"], runs["control"]["seconds"]
+    write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    for sample in sorted((folder / "base" / "samples").glob("*.txt"))[-1:]:
+        Console().print(f"\nWhat the base model writes ({sample}):\n{sample.read_text()}", markup=False, highlight=False)
+
+
+def accuracy_table(metrics: dict) -> Table:
+    """Accuracy on held-out problems by kind, and the tokens spent, for each model."""
+    evaluations = {name: metrics[f"eval_{name}"] for name in ("base", "sft", "control", "grpo")}
+    table = Table(title=f"{evaluations['grpo']['num_problems']} held-out problems, greedy", title_justify="left")
+    kinds = list(evaluations["grpo"]["accuracy_by_kind"])
+    for column in ("model", *kinds, "all", "±", "tokens"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, found in evaluations.items():
+        by_kind = [f"{100 * found['accuracy_by_kind'][kind]:.0f}" for kind in kinds]
+        overall = [f"{100 * found['accuracy']:.1f}", f"{100 * found['standard_error']:.1f}"]
+        table.add_row(name, *by_kind, *overall, str(found["completion_tokens"]))
+    return table
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="the run's folder, e.g. outputs/tiny")
+    try:
+        main(parser.parse_args().folder)
+    except StageError as error:
+        sys.exit(f"results: error: {error}")
