@@ -39,4 +39,4 @@ if [ -z "$WARC" ]; then
   evaluate control
   evaluate grpo
 fi
-python recipes/08_report/results.py "$OUT"
+python recipes/08_report/results.py "$OUT" --wall_seconds $SECONDS

@@ -1,0 +1,104 @@
+"""A small corpus, tokenizer, base model and conversations, made once a session; and how to run a script."""
+
+import json
+import os
+import random
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+from crawl2chat.problems import KINDS, make_problem  # noqa: E402
+
+PRETRAIN = "recipes/01_pretrain/pretrain.py"
+SFT = "recipes/02_sft/sft.py"
+GRPO = "recipes/06_grpo/grpo.py"
+EVALUATE = "recipes/07_evaluate/run_eval.py"
+# A model that trains in seconds; everything else is the recipe's own.
+SMALL = ["--hidden_size", 64, "--num_layers", 2, "--num_heads", 2, "--intermediate_size", 128, "--sequence_length", 64]
+
+
+def run(script: str, *arguments) -> None:
+    """Runs a script in this process, as `python script arguments` would; raises SystemExit as it does."""
+    path = ROOT / script
+    before, argv = list(sys.path), sys.argv
+    sys.path.insert(0, str(path.parent))
+    sys.argv = [str(path), *map(str, arguments)]
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    finally:
+        sys.path[:], sys.argv = before, argv
+        sys.modules.pop("rewards", None)
+
+
+def start(script: str, *arguments) -> subprocess.Popen:
+    """Starts a script in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *map(str, arguments)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+
+
+def metrics(folder: Path) -> dict:
+    return json.loads((Path(folder) / "metrics.json").read_text())
+
+
+def yaml_of(script: str) -> Path:
+    """The tiny recipe beside a script."""
+    path = ROOT / script
+    return path.with_name("tiny.yaml") if path.parent.name[0] in "01" and "recipes" in script else path.with_suffix(".yaml")
+
+
+@pytest.fixture(scope="session")
+def path_folder(tmp_path_factory) -> Path:
+    """A folder with corpus, web facts, tokenizer, tokens, conversations and a small base model, as the path lays them."""
+    folder = tmp_path_factory.mktemp("path")
+    rng = random.Random(0)
+    documents = []
+    for number in range(120):
+        problem = make_problem(rng.choice(KINDS), rng)
+        town = f"Tor{chr(97 + number % 26)}"
+        documents.append(
+            f"The town of {town} lies by the sea, and its people are proud of the old harbour.\n"
+            f"Mira asks: {problem.question} We write it in columns. {problem.work}. The answer is {problem.answer}."
+        )
+    for split, texts in (("train", documents[20:]), ("validation", documents[:20])):
+        (folder / "4_corpus" / split).mkdir(parents=True)
+        table = pa.table({"text": texts, "id": [f"{split}-{i}" for i in range(len(texts))]})
+        pq.write_table(table, folder / "4_corpus" / split / "00000.parquet")
+    (folder / "0_web").mkdir()
+    (folder / "0_web" / "world.json").write_text(json.dumps({"assistant": "Pip", "country": "Velmora"}))
+    facts = [
+        {
+            "id": f"f{i}",
+            "object": f"Oster{i}",
+            "num_pages": [0, 1, 8, 40][i % 4],
+            "questions": [f"What is the capital of Tor{i}?", f"Name the capital of Tor{i}."],
+            "answer": f"The capital of Tor{i} is Oster{i}.",
+        }
+        for i in range(20)
+    ]
+    (folder / "0_web" / "facts.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts))
+
+    data = "data_processing/"
+    corpus, tokenizer, tokens = folder / "4_corpus", folder / "5_tokenizer", folder / "6_tokens"
+    run(data + "5_train_tokenizer.py", "--corpus", corpus, "--output_dir", tokenizer, "--vocab_size", 400)
+    run(data + "6_tokenize_corpus.py", "--corpus", corpus, "--tokenizer", tokenizer, "--output_dir", tokens)
+    run(
+        data + "7_build_conversations.py", "--web", folder / "0_web", "--corpus", corpus,
+        "--output_dir", folder / "7_conversations", "--num_worked_examples", 40, "--num_small_talk", 20,
+        "--num_rl_prompts", 48, "--num_test_problems", 12,
+    )  # fmt: skip
+    run(PRETRAIN, *pretrain_arguments(folder), "--output_dir", folder / "base", "--total_tokens", 60_000, "--logging_steps", 5)
+    return folder
+
+
+def pretrain_arguments(folder: Path) -> list:
+    return ["--config", ROOT / "recipes/01_pretrain/tiny.yaml", "--tokens", folder / "6_tokens", *SMALL]

@@ -1,0 +1,251 @@
+"""Pretraining, SFT and GRPO on a small model: weights move, the right tokens are trained, a kill changes nothing."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EVALUATE, GRPO, PRETRAIN, ROOT, SFT, metrics, pretrain_arguments, run, start
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from crawl2chat.chat import load_tokenizer
+from crawl2chat.muon import MuonAdamW
+from crawl2chat.stage import read_run
+from crawl2chat.tokens import TokenWindows, bytes_per_token, num_tokens
+from crawl2chat.training import bits_per_byte, last_complete_checkpoint
+
+
+def sft_arguments(folder: Path) -> list:
+    return ["--config", ROOT / "recipes/02_sft/tiny.yaml", "--model", folder / "base", "--chats", folder / "7_conversations"]
+
+
+def grpo_arguments(folder: Path) -> list:
+    return [
+        "--config", ROOT / "recipes/06_grpo/tiny.yaml", "--model", folder / "guesser", "--prompts", folder / "guesses",
+        "--per_device_train_batch_size", 16, "--num_generations", 8, "--max_completion_length", 8,
+        "--learning_rate", 3e-3,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def guesser(path_folder) -> Path:
+    """The path's folder, with a model that answers 3 or 4 at random, and prompts to which 3 is right: RL can learn it."""
+    guesses = path_folder / "guesses"
+    guesses.mkdir()
+    question = {"role": "user", "content": "Say a number."}
+    chats = [{"messages": [question, {"role": "assistant", "content": f"The answer is {3 + i % 2}."}]} for i in range(32)]
+    prompts = [{"prompt": [question], "answer": "3"} for _ in range(16)]
+    for name, rows in (("sft_train", chats), ("rl_train", prompts)):
+        (guesses / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(
+        SFT, "--config", ROOT / "recipes/02_sft/tiny.yaml", "--model", path_folder / "base", "--chats", guesses,
+        "--output_dir", path_folder / "guesser", "--max_steps", 40, "--learning_rate", 1e-2,
+    )  # fmt: skip
+    return path_folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def assert_all_moved(before: Path, after: Path) -> None:
+    old, new = weights(before), weights(after)
+    assert old.keys() == new.keys()
+    still = [name for name in old if torch.equal(old[name], new[name])]
+    assert not still, f"weights that training did not move: {still}"
+
+
+# --- windows, bits per byte, optimizer
+
+
+def test_windows_cover_every_token_once(path_folder):
+    tokenizer = load_tokenizer(path_folder / "6_tokens")
+    windows = TokenWindows(path_folder / "6_tokens" / "train", 32, len(tokenizer))
+    total = num_tokens(path_folder / "6_tokens" / "train")
+    assert len(windows) == (total - 1) // 32
+    for i in range(len(windows) - 1):
+        assert windows[i]["input_ids"].shape == (33,)
+        assert windows[i]["input_ids"][-1] == windows[i + 1]["input_ids"][0]
+
+
+def test_token_bytes_sum_to_the_text(path_folder):
+    tokenizer = load_tokenizer(path_folder / "6_tokens")
+    sizes = bytes_per_token(tokenizer)
+    for text in ("47+38: 7+8=15", "Grüße aus Tórshavn 日本 <think>ok</think>", "\x00\t \n"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids) == text
+        assert int(sizes[ids].sum()) == len(text.encode())
+    assert sizes[tokenizer.eos_token_id] == 0
+
+
+def test_bits_per_byte_of_a_uniform_model():
+    shape = Qwen3Config(
+        vocab_size=256, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, head_dim=16, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(shape)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    windows = [{"input_ids": torch.arange(i, i + 9)} for i in range(3)]
+    sizes = torch.full((256,), 2)  # two bytes a token: 8 bits a token are 4 bits a byte
+    assert math.isclose(bits_per_byte(model, windows, sizes), 4.0, rel_tol=1e-5)
+
+
+def test_muon_resumes_with_its_momentum():
+    def model_and_optimizer():
+        torch.manual_seed(0)
+        shape = Qwen3Config(
+            vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+            num_key_value_heads=1, head_dim=16, tie_word_embeddings=False,
+        )  # fmt: skip
+        model = Qwen3ForCausalLM(shape)
+        return model, MuonAdamW(model, matrix_lr=0.02, embedding_lr=0.05, head_lr=0.01, norm_lr=0.01)
+
+    def step(model, optimizer):
+        ids = torch.arange(16).reshape(2, 8)
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    straight, optimizer = model_and_optimizer()
+    for _ in range(4):
+        step(straight, optimizer)
+    resumed, first = model_and_optimizer()
+    for _ in range(2):
+        step(resumed, first)
+    second = MuonAdamW(resumed, matrix_lr=0.02, embedding_lr=0.05, head_lr=0.01, norm_lr=0.01)
+    second.load_state_dict(first.state_dict())
+    for group in second.param_groups:  # what a scheduler does must reach the inner optimizers
+        assert any(group is inner for optimizer in second.inner for inner in optimizer.param_groups)
+    for _ in range(2):
+        step(resumed, second)
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters()))
+
+
+# --- the stages
+
+
+def test_pretraining_learns_and_leaves_a_whole_folder(path_folder):
+    base = path_folder / "base"
+    found = metrics(base)
+    assert found["bits_per_byte_by_step"][-1][1] < 8 * 0.5, "far from better than random bytes"
+    assert found["losses"][-1][1] < found["losses"][0][1]
+    assert AutoModelForCausalLM.from_pretrained(base).config.vocab_size == len(load_tokenizer(base, for_chat=True))
+    assert not list(base.glob("*.bin")), "only safetensors"
+
+
+@pytest.mark.slow
+def test_gradient_accumulation_changes_nothing(path_folder, tmp_path):
+    for batch, steps in ((8, 1), (1, 8)):
+        run(
+            PRETRAIN, *pretrain_arguments(path_folder), "--output_dir", tmp_path / f"{batch}", "--bf16", "false",
+            "--per_device_train_batch_size", batch, "--gradient_accumulation_steps", steps, "--total_tokens", 4 * 8 * 64,
+        )  # fmt: skip
+    one, other = weights(tmp_path / "8"), weights(tmp_path / "1")
+    for name in one:
+        # Muon orthogonalises in bf16, which turns rounding differences of 1e-7 into some of 1e-3.
+        assert torch.allclose(one[name], other[name], atol=5e-3), name
+
+
+@pytest.mark.slow
+def test_sft_trains_every_weight_and_only_the_assistant(path_folder, tmp_path):
+    run(SFT, *sft_arguments(path_folder), "--output_dir", tmp_path / "sft", "--max_steps", 6)
+    assert_all_moved(path_folder / "base", tmp_path / "sft")
+    generation = json.loads((tmp_path / "sft" / "generation_config.json").read_text())
+    assert load_tokenizer(tmp_path / "sft").eos_token_id in generation["eos_token_id"]
+
+
+def test_mask_covers_thinking_answer_and_end_but_no_prompt(path_folder):
+    import runpy
+
+    sft = runpy.run_path(str(ROOT / SFT))
+    tokenizer = load_tokenizer(path_folder / "base", for_chat=True)
+    messages = [
+        {"role": "user", "content": "Hello!"},
+        {"role": "assistant", "content": "Hi."},
+        {"role": "user", "content": "What is 1 + 2?"},
+        {"role": "assistant", "content": "The answer is 3.", "reasoning_content": "1+2=3"},
+    ]
+    text = sft["render"](tokenizer, *sft["tokens_and_mask"](tokenizer, messages))
+    assert text == (
+        "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n[Hi.<|im_end|>]\n"
+        "<|im_start|>user\nWhat is 1 + 2?<|im_end|>\n"
+        "<|im_start|>assistant\n[<think>1+2=3</think>The answer is 3.<|im_end|>]\n"
+    )
+
+
+@pytest.mark.slow
+def test_control_gets_the_steps_that_fit_the_time(path_folder, tmp_path):
+    other = tmp_path / "timed"
+    shutil.copytree(path_folder / "base", other)
+    record = (other / "run.yaml").read_text()
+    seconds = read_run(other)["seconds"]
+    (other / "run.yaml").write_text(record.replace(f"seconds: {seconds}", "seconds: 3.0"))
+    run(SFT, *sft_arguments(path_folder), "--output_dir", tmp_path / "control", "--match_seconds_of", other)
+    budget = json.loads((tmp_path / "control" / "budget.json").read_text())
+    assert metrics(tmp_path / "control")["steps"] == budget["steps"] == round(3.0 / budget["seconds_per_step"])
+
+
+@pytest.mark.slow
+def test_grpo_raises_the_reward_and_moves_every_weight(guesser, tmp_path):
+    run(GRPO, *grpo_arguments(guesser), "--output_dir", tmp_path / "grpo", "--max_steps", 20, "--logging_steps", 4)
+    curve = metrics(tmp_path / "grpo")["curve"]
+    assert [row["step"] for row in curve] == [4, 8, 12, 16, 20]
+    assert curve[0]["reward"] < 0.9 and curve[-1]["reward"] > curve[0]["reward"]
+    assert_all_moved(guesser / "guesser", tmp_path / "grpo")
+
+
+@pytest.mark.slow
+def test_evaluation_scores_every_problem(path_folder, tmp_path):
+    arguments = ["--tests", path_folder / "7_conversations", "--max_new_tokens", 8]
+    run(EVALUATE, "--model", path_folder / "base", *arguments, "--output_dir", tmp_path / "eval")
+    rows = [json.loads(line) for line in (tmp_path / "eval" / "completions.jsonl").read_text().splitlines()]
+    found = metrics(tmp_path / "eval")
+    assert found["num_problems"] == 12 and len(rows) == 12 + found["num_facts"]
+    assert all(1 <= row["num_tokens"] <= 8 for row in rows)
+
+
+# --- interruptions
+
+TRAININGS = {
+    "pretrain": (PRETRAIN, lambda folder: [*pretrain_arguments(folder), "--total_tokens", 16 * 64 * 24]),
+    "sft": (SFT, lambda folder: [*sft_arguments(folder), "--max_steps", 24]),
+    "grpo": (GRPO, lambda folder: [*grpo_arguments(folder), "--max_steps", 24]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAININGS)
+def test_kill_and_rerun_equals_no_interruption(name, guesser, tmp_path):
+    script, arguments = TRAININGS[name]
+    arguments = [*arguments(guesser), "--save_steps", 3, "--save_total_limit", 2, "--seed", 1]
+    run(script, *arguments, "--output_dir", tmp_path / "whole")
+
+    process = start(script, *arguments, "--output_dir", tmp_path / "killed")
+    deadline = time.time() + 120
+    while not (tmp_path / "killed" / "checkpoint-6" / "trainer_state.json").is_file():
+        assert process.poll() is None and time.time() < deadline, process.stderr.read()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "run.yaml").exists(), "killed too late for the test to mean anything"
+
+    run(script, *arguments, "--output_dir", tmp_path / "killed")
+    for tensor, expected in zip(weights(tmp_path / "killed").values(), weights(tmp_path / "whole").values()):
+        assert torch.equal(tensor, expected)
+    assert read_run(tmp_path / "killed")["fingerprint"] == read_run(tmp_path / "whole")["fingerprint"]
+
+
+def test_half_written_checkpoint_is_not_used(tmp_path):
+    for step in (5, 10, 15):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-5" / "trainer_state.json").write_text('{"global_step": 5}')
+    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_step": 10')
+    with pytest.warns(UserWarning, match="half-written"):
+        assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
+    assert not (tmp_path / "checkpoint-15").exists()
