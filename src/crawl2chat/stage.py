@@ -1,4 +1,4 @@
-"""The stage contract: every script of the path is parsed, checked, started, resumed and finished by this one file.
+"""The stage contract: every script of the path is checked, started, resumed and finished by this one file.
 
 A stage is a script with a flat YAML beside it. It ends in
 
@@ -7,19 +7,17 @@ A stage is a script with a flat YAML beside it. It ends in
 
 and `run_stage` then
 
-1. parses, strictly: dataclass default < YAML (`--config`) < flag; all unknown keys, wrong types and values out of range
-   are reported together;
+1. parses, strictly: dataclass default < YAML (`--config`) < flag; all unknown keys, wrong types and values out of
+   range are reported together (`parsing.py`);
 2. calls `preflight(*configs)`, which returns facts to show (sizes, parameter counts) and raises `StageError` for what
    would fail later; with `--dry_run` it prints them with the resolved config and stops there;
-3. compares with what `output_dir` holds: finished with the same config and inputs -> "up to date", and done; finished or
-   begun with others -> refused, unless `--overwrite`; begun with the same -> resumed;
+3. compares with what `output_dir` holds: finished with the same config and inputs -> "up to date", and done; finished
+   or begun with others -> refused, unless `--overwrite`; begun with the same -> resumed;
 4. calls `main(*configs)`, which returns the metrics;
 5. writes `metrics.json` and then `run.yaml` (config, versions, commit, fingerprints, time, memory, hardware), by temp
    file and rename. `run.yaml` is the done-marker: a folder without it is unfinished, and no later stage reads it.
 """
 
-import dataclasses
-import difflib
 import hashlib
 import importlib.metadata
 import json
@@ -30,8 +28,6 @@ import shutil
 import subprocess
 import sys
 import time
-import types
-import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,50 +35,35 @@ from typing import Any
 
 import yaml
 
+from crawl2chat.parsing import StageError, bounded, parse, raise_all, resolved
+
+__all__ = [
+    "StageArguments",
+    "StageError",
+    "bounded",
+    "fingerprint",
+    "hardware",
+    "parse",
+    "read_run",
+    "resolved",
+    "run_stage",
+    "write_atomically",
+]
+
 DONE = "run.yaml"
 STARTED = "started.yaml"
-# Never part of a folder's fingerprint: they hold times, or are there only to resume from.
-VOLATILE = ("logs", "checkpoint-*", "runs", "metrics.json", DONE, STARTED, "*.tmp")
+# Never part of a folder's fingerprint: they hold times or the folder's own name, or are there only to resume from.
+VOLATILE = ("logs", "checkpoint-*", "runs", "metrics.json", "README.md", DONE, STARTED, "*.tmp")
 # Fields that do not change what a stage writes, so a rerun may differ in them and still be "up to date".
-NEUTRAL = {"overwrite", "dry_run", "output_dir", "logging_dir", "run_name", "num_workers", "hub_token", "push_to_hub"}
-# Bounds of the fields we use from transformers and TRL, which check some of them late and some not at all.
-LIBRARY_BOUNDS = {
-    "learning_rate": (0.0, None),
-    "max_steps": (-1, None),
-    "num_train_epochs": (0.0, None),
-    "per_device_train_batch_size": (1, None),
-    "per_device_eval_batch_size": (1, None),
-    "gradient_accumulation_steps": (1, None),
-    "save_steps": (1, None),
-    "save_total_limit": (1, None),
-    "logging_steps": (1, None),
-    "weight_decay": (0.0, None),
-    "warmup_steps": (0, None),
-    "max_grad_norm": (0.0, None),
-    "max_length": (1, None),
-    "num_generations": (2, None),
-    "max_completion_length": (1, None),
-    "temperature": (0.0, None),
-    "beta": (0.0, None),
-    "seed": (0, 2**32 - 1),
-}
-
-
-class StageError(ValueError):
-    """What the user gave cannot work. The message names what, which value, and the remedy; shown without a traceback."""
+NEUTRAL = {"output_dir", "logging_dir", "run_name", "num_workers", "local_rank", "push_to_hub"}
 
 
 @dataclass
 class StageArguments:
     """Flags that every stage takes."""
 
-    overwrite: bool = field(default=False, metadata={"help": "Delete what an earlier run wrote to output_dir, and run."})
+    overwrite: bool = field(default=False, metadata={"help": "Delete what an earlier run wrote to output_dir; run."})
     dry_run: bool = field(default=False, metadata={"help": "Check everything, print the plan, and stop."})
-
-
-def bounded(default: Any, help: str, low: float | None = None, high: float | None = None, choices: Iterable = ()):
-    """A dataclass field with a default, a help text, and bounds (inclusive) or choices that `run_stage` checks."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "among": tuple(choices)})
 
 
 def run_stage(
@@ -97,194 +78,31 @@ def run_stage(
     Args:
         main: takes one instance of each of `config_types`, returns metrics (a JSON-able dict).
         config_types: dataclasses; exactly one of them has the field `output_dir`.
-        inputs: the files and folders the stage reads, given the configs.
+        inputs: the files and folders the stage reads, given the configs; an empty one is left to `preflight`.
         preflight: facts to print before the start, given the configs.
     """
-    name = Path(sys.argv[0]).stem
+    name, code = Path(sys.argv[0]).stem, 0
     try:
         *configs, arguments = parse(argv if argv is not None else sys.argv[1:], *config_types, StageArguments)
-        paths = [Path(path) for path in inputs(*configs)]
-        fingerprints = {str(path): fingerprint(path) for path in _checked_inputs(paths)}
-        facts = preflight(*configs)
         config = resolved(*configs)
+        paths = _checked_inputs([Path(path) for path in inputs(*configs) if path], Path(config["output_dir"]))
+        facts = preflight(*configs)
+        ours = {"stage": name, "config": config, "inputs": {str(path): fingerprint(path) for path in paths}}
         if arguments.dry_run:
-            sys.stdout.write(yaml.safe_dump({"stage": name, "plan": facts, "config": config}, sort_keys=False))
-            return
-        if _open(name, config, fingerprints, arguments.overwrite):
-            _finish(name, config, fingerprints, main, configs)
+            plan = {"stage": name, "output": _standing(ours, arguments.overwrite), "plan": facts, "config": config}
+            if _is_main_process():
+                sys.stdout.write(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
+        elif _agreed(lambda: _begin(ours, arguments.overwrite)):
+            _finish(ours, main, configs)
     except StageError as error:
-        sys.exit(f"{name}: error: {error}" if _is_main_process() else 2)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Parsing and checking
-
-
-def parse(argv: list[str], *config_types: type) -> tuple:
-    """Instances of `config_types` from dataclass defaults < the YAML named by `--config` < flags, all checked.
-
-    Raises:
-        StageError: one message with every problem found.
-    """
-    from trl import TrlParser
-
-    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    problems = []
-    if "--config" in argv:
-        position = argv.index("--config") + 1
-        if position == len(argv):
-            raise StageError("--config needs the path of a YAML file.")
-        problems += _yaml_problems(Path(argv[position]), config_types)
-        problems += _flag_problems(argv[: position - 1] + argv[position + 1 :], config_types)
-    else:
-        problems += _flag_problems(argv, config_types)
-    _raise(problems)
-
-    class Parser(TrlParser):
-        def add_argument(self, *names, low=None, high=None, among=None, **options):
-            """argparse would refuse the bounds that fields carry."""
-            return super().add_argument(*names, **options)
-
-    parser = Parser(config_types)
-    parser.error = lambda message: _raise([message])
-    try:
-        configs = parser.parse_args_and_config(args=argv)
-    except StageError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise StageError(str(error)) from error
-    # Only now are relations between fields known: each config may have `problems() -> list[str]`.
-    for config in configs:
-        problems += getattr(config, "problems", list)()
-    _raise(problems)
-    return tuple(configs)
-
-
-def _raise(problems: list[str]) -> None:
-    if len(problems) == 1:
-        raise StageError(problems[0])
-    if problems:
-        raise StageError(f"{len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems))
-
-
-def _known_fields(config_types: Iterable[type]) -> dict[str, tuple[Any, dataclasses.Field]]:
-    known = {}
-    for config_type in config_types:
-        hints = typing.get_type_hints(config_type)
-        known.update({f.name: (hints[f.name], f) for f in dataclasses.fields(config_type) if f.init})
-    return known
-
-
-def _yaml_problems(path: Path, config_types: Iterable[type]) -> list[str]:
-    if not path.is_file():
-        return [f"--config {path}: no such file."]
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return [f"{path} is not YAML: {' '.join(str(error).split())}."]
-    if not isinstance(values, dict):
-        return [f"{path} must hold one `key: value` a line, not {type(values).__name__}."]
-    known, problems = _known_fields(config_types), []
-    for key, value in values.items():
-        if key not in known:
-            problems.append(f"unknown key `{key}` in {path}{_did_you_mean(key, known)}.")
-        else:
-            problems += _value_problems(key, value, *known[key], where=str(path))
-    return problems
-
-
-def _flag_problems(argv: list[str], config_types: Iterable[type]) -> list[str]:
-    known, problems = _known_fields(config_types), []
-    for position, word in enumerate(argv):
-        if not word.startswith("--") or word in ("--", "--help"):
-            continue
-        key, _, value = word[2:].partition("=")
-        key = key.replace("-", "_")
-        following = argv[position + 1] if position + 1 < len(argv) else "--"
-        if key not in known:
-            if not (key.startswith("no_") and key[3:] in known):
-                problems.append(f"unknown flag `--{key}`{_did_you_mean(key, known)}.")
-        elif value or not following.startswith("--"):
-            problems += _value_problems(key, _literal(value or following), *known[key], where="the command line")
-    return problems
-
-
-def _literal(word: str) -> Any:
-    """What the YAML parser would make of a command-line word: `2.5` is a float, `true` a bool."""
-    try:
-        return yaml.safe_load(word)
-    except yaml.YAMLError:
-        return word
-
-
-def _did_you_mean(key: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(key), known, n=1)
-    return f"; did you mean `{close[0]}`?" if close else "; see --help for the list"
-
-
-def _value_problems(key: str, value: Any, hint: Any, spec: dataclasses.Field, where: str) -> list[str]:
-    if isinstance(value, str) and float in _members(hint) and str not in _members(hint):
-        try:  # YAML 1.1 reads 1e-3 as text
-            value = float(value)
-        except ValueError:
-            pass
-    if not _fits(value, hint):
-        return [f"`{key}` must be {_hint_name(hint)}, but {where} gives {value!r}."]
-    low, high = spec.metadata.get("low"), spec.metadata.get("high")
-    if low is None and high is None:
-        low, high = LIBRARY_BOUNDS.get(key, (None, None))
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if (low is not None and value < low) or (high is not None and value > high):
-            bounds = f"at least {low}" if high is None else f"at most {high}" if low is None else f"in [{low}, {high}]"
-            return [f"`{key}` must be {bounds}, but {where} gives {value!r}."]
-    among = spec.metadata.get("among")
-    if among and value not in among:
-        return [f"`{key}` must be one of {', '.join(map(str, among))}, but {where} gives {value!r}."]
-    return []
-
-
-def _members(hint: Any) -> tuple:
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    for member in _members(hint):
-        origin = typing.get_origin(member) or member
-        if origin is Any or member is type(None) and value is None:
-            return True
-        if origin is typing.Literal and value in typing.get_args(member):
-            return True
-        if origin is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return True
-        if origin is int and isinstance(value, int) and not isinstance(value, bool):
-            return True
-        if origin is str and isinstance(value, str | int | float):  # a path such as 2024 is still text
-            return True
-        if origin in (bool, list, dict) and isinstance(value, origin):
-            return True
-        if origin is list and not isinstance(value, dict | list):  # one word of a list flag
-            return True
-        if isinstance(origin, type) and origin not in (bool, int, float, str, list, dict, type(None)):
-            return True  # enums and the like: the library's own constructor judges
-    return False
-
-
-def _hint_name(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    return " or ".join(names.get(member, getattr(member, "__name__", str(member))) for member in _members(hint))
-
-
-def resolved(*configs: Any) -> dict:
-    """Every field of every config as plain YAML types; secrets left out."""
-    values = {}
-    for config in configs:
-        values.update({f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.init})
-    plain = json.loads(json.dumps(values, default=str))
-    return {key: value for key, value in plain.items() if not key.endswith("token") or value is None}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The output folder
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine
+            sys.stderr.write(f"{name}: error: {error}\n")
+        code = 2
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # left open, gloo's threads abort the process at exit
+    if code:
+        sys.exit(code)
 
 
 def read_run(folder: str | Path) -> dict:
@@ -297,33 +115,24 @@ def read_run(folder: str | Path) -> dict:
     if not marker.is_file():
         state = "is unfinished (no run.yaml)" if Path(folder).is_dir() else "does not exist"
         raise StageError(f"{folder} {state}; run the stage that writes it first.")
-    return yaml.safe_load(marker.read_text())
+    return yaml.safe_load(marker.read_text(encoding="utf-8"))
 
 
 def fingerprint(path: str | Path) -> str:
-    """A short SHA-256 of a file's content, or of a folder's names and contents; a finished stage's is read, not made."""
+    """A short SHA-256 of a file's content, or a folder's names and contents; a finished stage's is read, not made."""
     path = Path(path)
+    digest = hashlib.sha256()
     if path.is_file():
-        return _digest_file(path)
-    if (path / DONE).is_file():
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    elif (path / DONE).is_file():
         return read_run(path)["fingerprint"]
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        relative = file.relative_to(path)
-        if file.is_file() and not any(part.match(pattern) for part in map(Path, relative.parts) for pattern in VOLATILE):
-            digest.update(f"{relative.as_posix()}\0{_digest_file(file)}\0".encode())
-    return digest.hexdigest()[:16]
-
-
-def _digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return _sha256_of(file)
-
-
-def _sha256_of(file: typing.BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    else:
+        for file in sorted(path.rglob("*")):
+            parts = [Path(part) for part in file.relative_to(path).parts]
+            if file.is_file() and not any(part.match(pattern) for part in parts for pattern in VOLATILE):
+                digest.update(f"{file.relative_to(path).as_posix()}\0{fingerprint(file)}\0".encode())
     return digest.hexdigest()[:16]
 
 
@@ -338,14 +147,18 @@ def write_atomically(path: str | Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _checked_inputs(paths: list[Path]) -> list[Path]:
+def _checked_inputs(paths: list[Path], output_dir: Path) -> list[Path]:
     problems = []
     for path in paths:
+        folders = (path, *path.absolute().parents)  # a file of an unfinished folder is unfinished, too
+        unfinished = [folder for folder in folders if (folder / STARTED).is_file() and not (folder / DONE).is_file()]
         if not path.exists():
             problems.append(f"input {path} does not exist; check the path, or run the stage that writes it first.")
-        elif (path / STARTED).is_file() and not (path / DONE).is_file():
+        elif path.resolve().is_relative_to(output_dir.resolve()):
+            problems.append(f"input {path} lies in output_dir {output_dir}; choose another output_dir.")
+        elif unfinished:
             problems.append(f"input {path} is unfinished (no {DONE}); run the stage that writes it again first.")
-    _raise(problems)
+    raise_all(problems)
     return paths
 
 
@@ -353,79 +166,123 @@ def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _open(name: str, config: dict, fingerprints: dict, overwrite: bool) -> bool:
-    """Marks `output_dir` as begun; False if it is already up to date."""
-    folder = Path(config["output_dir"])
+def _agreed(decide: Callable[[], Any]) -> Any:
+    """What `decide()` returns or refuses on the main process, told to all: none may look while another writes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return decide()
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    started = int(os.environ["WORLD_SIZE"])
+    joined = PartialState(cpu=not torch.accelerator.is_available()).num_processes
+    if started != joined:  # else each would train alone and write over the others
+        raise StageError(f"{started} processes were started but {joined} train together; on processors use --use_cpu.")
+
+    decision, refusal = None, None
+    if _is_main_process():
+        try:
+            decision = decide()
+        except StageError as error:
+            refusal = str(error)
+    decision, refusal = broadcast_object_list([decision, refusal])
+    if refusal:
+        raise StageError(refusal)
+    return decision
+
+
+def _standing(ours: dict, overwrite: bool) -> str:
+    """What `output_dir` is to this run: "new", "unfinished", "up to date", or "to be overwritten".
+
+    Raises:
+        StageError: it holds something else, which stays untouched.
+    """
+    folder = Path(ours["config"]["output_dir"])
     if folder.exists() and not folder.is_dir():
         raise StageError(f"output_dir {folder} is a file; choose another path.")
-    ours = {"stage": name, "config": config, "inputs": fingerprints}
     for marker in (DONE, STARTED):
-        if not (folder / marker).is_file():
+        theirs = yaml.safe_load((folder / marker).read_text(encoding="utf-8")) if (folder / marker).is_file() else None
+        if not isinstance(theirs, dict) or "stage" not in theirs:  # another program's file of that name
             continue
-        differences = _differences(yaml.safe_load((folder / marker).read_text()) or {}, ours)
-        if not differences and marker == DONE and not overwrite:
-            _say(f"{name}: {folder} is up to date.")
-            return False
-        if differences and not overwrite:
+        if overwrite:
+            return "to be overwritten"
+        if differences := _differences(theirs, ours):
             raise StageError(
                 f"output_dir {folder} holds a run with other {'; '.join(differences)}. "
                 "Choose another output_dir, or delete that run with --overwrite."
             )
-        if overwrite and _is_main_process():
-            shutil.rmtree(folder)
-        break
-    else:
-        if folder.is_dir() and any(folder.iterdir()):
-            raise StageError(f"output_dir {folder} is not empty and was not written by a stage; choose another path.")
+        return "up to date" if marker == DONE else "unfinished"
+    if folder.is_dir() and any(child.name != f"{STARTED}.tmp" for child in folder.iterdir()):
+        raise StageError(f"output_dir {folder} is not empty and was not written by a stage; choose another path.")
+    return "new"
+
+
+def _begin(ours: dict, overwrite: bool) -> bool:
+    """Marks `output_dir` as begun; False if it is already up to date."""
+    name, folder = ours["stage"], Path(ours["config"]["output_dir"])
+    standing = _standing(ours, overwrite)
+    if standing == "up to date":
+        _say(f"{name}: {folder} is up to date.")
+        return False
+    if standing == "unfinished":
+        _say(f"{name}: going on with the unfinished run in {folder}.")
+    if standing == "to be overwritten":
+        # Killed while deleting, what is left must pass for no run's: neither whole nor to be resumed.
+        write_atomically(folder / STARTED, yaml.safe_dump({"stage": "half deleted"}))
+        (folder / DONE).unlink(missing_ok=True)
+        for child in folder.iterdir():
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child)
+            elif child.name != STARTED:
+                child.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    if _is_main_process():
-        if (folder / STARTED).is_file():
-            _say(f"{name}: going on with the unfinished run in {folder}.")
-        write_atomically(folder / STARTED, yaml.safe_dump(ours, sort_keys=False))
+    write_atomically(folder / STARTED, yaml.safe_dump(ours, sort_keys=False))
     return True
 
 
 def _differences(theirs: dict, ours: dict) -> list[str]:
-    if theirs.get("stage") != ours["stage"]:
-        return [f"stage ({theirs.get('stage')}, not {ours['stage']})"]
-    found = []
-    for part in ("config", "inputs"):
-        old, new = theirs.get(part) or {}, ours[part]
-        if part == "inputs":  # what counts is the content, not the path it was reached by
-            old, new = dict(enumerate(old.values())), dict(enumerate(new.values()))
-        for key in sorted(set(old) | set(new), key=str):
-            if key not in NEUTRAL and old.get(key) != new.get(key):
-                label = key if part == "config" else f"input {list(ours['inputs'])[key] if key < len(new) else key}"
-                found.append(f"{label} ({old.get(key)!r}, not {new.get(key)!r})")
-    return found
+    if theirs["stage"] != ours["stage"]:
+        return [f"stage ({theirs['stage']}, not {ours['stage']})"]
+
+    def what_counts(run: dict) -> dict:
+        """Of an input the content, and not the path it was reached by."""
+        config = {k: v for k, v in run["config"].items() if k not in NEUTRAL and str(v) not in run["inputs"]}
+        return config | {f"input {i + 1}": digest for i, digest in enumerate(run["inputs"].values())}
+
+    old, new = what_counts(theirs), what_counts(ours)
+    return [
+        f"{key} ({old.get(key)!r}, not {new.get(key)!r})" for key in {**old, **new} if old.get(key) != new.get(key)
+    ]
 
 
-def _finish(name: str, config: dict, fingerprints: dict, main: Callable, configs: list) -> None:
-    folder, started_at = Path(config["output_dir"]), time.time()
-    _say(f"{name}: writing {folder}")
+def _finish(ours: dict, main: Callable, configs: list) -> None:
+    folder, started_at = Path(ours["config"]["output_dir"]), time.time()
+    _say(f"{ours['stage']}: writing {folder}")
     metrics = main(*configs)
+    _agreed(lambda: None)  # every process has written its part
     if not _is_main_process():
         return
     seconds = time.time() - started_at
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
     record = {
-        "stage": name,
+        "stage": ours["stage"],
         "seconds": round(seconds, 1),
         "peak_memory_mb": {
-            "process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            "largest_child": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
+            "process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit,
+            "largest_child": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // unit,
         },
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "fingerprint": fingerprint(folder),
-        "inputs": fingerprints,
+        "inputs": ours["inputs"],
         "hardware": hardware(),
         "versions": _versions(),
         "commit": _commit(),
-        "config": config,
+        "config": ours["config"],
     }
     write_atomically(folder / DONE, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
     (folder / STARTED).unlink()
-    _say(f"{name}: done in {seconds:.1f} s")
+    _say(f"{ours['stage']}: done in {seconds:.1f} s")
 
 
 def hardware() -> str:
