@@ -8,7 +8,8 @@
 # Start it again after any interruption: finished stages are up to date, the unfinished one goes on where it stood.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=true HF_HUB_OFFLINE=1
+# Passive: threads that wait for one another by spinning lose a factor of fifty when anything else wants a core.
+export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=true HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE
 
 WARC=${1:-}
 SEED=${SEED:-0}

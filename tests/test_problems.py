@@ -1,0 +1,85 @@
+"""Problems are right, their working leads to the answer, held-out numbers stay out; the scorer."""
+
+import random
+import re
+
+import pytest
+
+from crawl2chat.problems import HELD_OUT, KINDS, TRAINING_OPERANDS, make_problem, numbers_in, training_int
+from crawl2chat.verify import score
+
+
+def value(kind: str, question: str) -> int:
+    """The answer, computed from the question alone."""
+    expressions = re.findall(r"\d+(?: [+-] \d+)+", question)
+    values = [sum(int(term.replace(" ", "")) for term in re.findall(r"[+-]? ?\d+", text)) for text in expressions]
+    return max(values) if kind == "larger_sum" else values[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answer_is_right_and_every_column_of_the_working_too(kind):
+    rng = random.Random(1)
+    for _ in range(300):
+        problem = make_problem(kind, rng)
+        assert problem.answer == value(kind, problem.question) >= 0
+        assert numbers_in(problem.work.rpartition(" ")[2]) == {problem.answer}
+        for left, result in re.findall(r"(\d+(?:[+-]\d+)+)=(\d+)", problem.work):
+            terms = re.findall(r"[+-]?\d+", left)
+            assert sum(map(int, terms)) == int(result), problem.work
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_problems_hold_no_held_out_number_and_test_problems_only_those(kind):
+    rng = random.Random(2)
+    for _ in range(200):
+        problem = make_problem(kind, rng)
+        assert not HELD_OUT & numbers_in(f"{problem.question} {problem.work} {problem.answer}")
+        assert set(make_problem(kind, rng, tuple(HELD_OUT)).operands) <= HELD_OUT
+
+
+def test_held_out_numbers_leave_every_digit_in_use():
+    assert len(HELD_OUT) == 16 and all(20 <= number <= 99 for number in HELD_OUT)
+    assert {number // 10 for number in TRAINING_OPERANDS} == set(range(1, 10))
+    assert {number % 10 for number in TRAINING_OPERANDS} == set(range(10))
+    rng = random.Random(0)
+    assert not HELD_OUT & {training_int(rng, 15, 99) for _ in range(2000)}
+
+
+def test_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="sum_9.*choose one of sum_2"):
+        make_problem("sum_9", random.Random(0))
+
+
+def test_hand_worked_columns():
+    rng = random.Random(0)
+    for kind, operands, question, work in (
+        ("sum_2", (47, 39), "What is 47 + 39?", "47+39: 7+9=16, 4+3+1=8, 86"),
+        ("sum_2", (61, 45), "What is 61 + 45?", "61+45: 1+5=6, 6+4=10, 106"),
+        ("difference", (86, 39), "What is 86 - 39?", "86-39: 16-9=7, 8-3-1=4, 47"),
+    ):
+        works = {p.question: p.work for p in (make_problem(kind, rng, operands) for _ in range(500))}
+        assert works[question] == work
+
+
+@pytest.mark.parametrize(
+    "completion, answer, expected",
+    [
+        ("The answer is 85.", "85", 1.0),
+        ("<think>47+38: 7+8=15, 4+3+1=8, 85</think>The answer is 85.", "85", 1.0),
+        ("<think>85</think>The answer is 84.", "85", 0.0),
+        ("<think>47+38: 85", "85", 0.0),  # a thought that never ends has no answer
+        ("<think>a</think>85<think>84</think>84", "85", 0.0),
+        ("", "85", 0.0),
+        ("I do not know.", "85", 0.0),
+        ("84, 85 or 86", "85", 0.0),  # several answers: the last counts
+        ("It is 1,250.", "1250", 1.0),
+        ("It is 1250.0", "1250", 1.0),
+        ("-3", "3", 0.0),
+        ("−3", "-3", 1.0),
+        ("x85", "85", 0.0),
+        ("85.", "eighty-five", None),  # a gold that is no number is no zero
+        ("85", "8 or 5", None),
+    ],
+)
+def test_score(completion, answer, expected):
+    assert score(completion, answer) == expected
