@@ -1,0 +1,39 @@
+"""What the last run of recipes/run_tiny.sh must show. Skips where there was none.
+
+make tiny && pytest tests/test_results.py
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+RESULTS = Path(__file__).parents[1] / "outputs" / "tiny" / "results.json"
+
+pytestmark = pytest.mark.path
+
+
+@pytest.fixture
+def results() -> dict:
+    if not RESULTS.is_file():
+        pytest.skip(f"{RESULTS} is not there; `make tiny` writes it")
+    return json.loads(RESULTS.read_text())
+
+
+def test_every_figure_is_there(results):
+    counts = {"pages_in", "pages_kept", "corpus_tokens", "sft_completion_tokens", "grpo_completion_tokens"}
+    accuracies = {"base_accuracy", "sft_accuracy", "control_accuracy", "grpo_accuracy"}
+    assert counts | accuracies | {"seconds_total", "bits_per_byte"} <= set(results)
+    assert all(results[name] > 0 for name in counts)
+    assert all(0 <= results[name] <= 1 for name in accuracies)
+    assert results["pages_kept"] < results["pages_in"]
+    assert 0 < results["bits_per_byte"] < 8  # 8 is knowing nothing
+
+
+def test_reinforcement_learning_helps(results):
+    assert results["grpo_accuracy"] >= results["sft_accuracy"] + 0.25
+    assert results["grpo_accuracy"] > results["control_accuracy"]
+
+
+def test_twenty_minutes_are_enough(results):
+    assert results["seconds_total"] <= 1200
