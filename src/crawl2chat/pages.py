@@ -1,0 +1,176 @@
+"""What the stages on pages share: a filter that counts and keeps reasons, the dropped pages, a quiet executor, a funnel."""
+
+import json
+from abc import abstractmethod
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.writers import JsonlWriter, ParquetWriter
+from loguru import logger
+
+from crawl2chat.stage import StageError
+
+SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "id", "url", "date", "language", "licence")])
+MAX_SAMPLE_CHARACTERS = 4000
+MAX_SAMPLES_SHOWN = 5
+
+
+class DroppedPages(JsonlWriter):
+    """`dropped/<step>/<rank>.jsonl`: url and reason of every page a step drops, with the text of the first few."""
+
+    def __init__(self, output_dir: str, step: str, num_samples: int):
+        super().__init__(str(Path(output_dir, "dropped", step)), compression=None)
+        self.num_samples, self.num_written = num_samples, 0
+
+    def write(self, document: Document, rank: int = 0, reason: str = "") -> None:
+        line = {"url": document.metadata["url"], "reason": reason, "id": document.id}
+        if self.num_written < self.num_samples:
+            line["text"] = document.text[:MAX_SAMPLE_CHARACTERS]
+        self.num_written += 1
+        self._write(line, self.output_mg.get_file(f"{rank:05d}.jsonl"), "")
+
+
+class PageFilter(PipelineStep):
+    """Keeps or drops pages; counts pages, bytes and reasons.
+
+    A subclass says in `reason_to_drop` why a page goes, or "" to keep it; it may rewrite the text of what it keeps.
+    """
+
+    type, name = "🔻 - FILTER", ""
+
+    def __init__(self, dropped: DroppedPages | None = None):
+        super().__init__()
+        self.dropped = dropped
+
+    @abstractmethod
+    def reason_to_drop(self, document: Document) -> str:
+        raise NotImplementedError
+
+    def begin(self, rank: int) -> None:
+        """Loads what the filter needs, in the process that needs it."""
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        self.begin(rank)
+        for document in data:
+            with self.track_time():
+                self.stat_update("num_in")
+                self.stat_update("bytes_in", value=num_bytes(document.text))
+                reason = self.reason_to_drop(document)
+            if reason:
+                self.stat_update("num_dropped", f"dropped_{reason}")
+                self.dropped.write(document, rank, reason=f"{self.name}/{reason}")
+            else:
+                self.stat_update("num_kept")
+                self.stat_update("bytes_kept", value=num_bytes(document.text))
+                yield document
+        if self.dropped:
+            self.dropped.close()
+
+
+class PageWriter(ParquetWriter):
+    """`pages/<rank>.parquet`, one a task. The schema is stated, so that files do not differ by their first page."""
+
+    name = "write"
+
+    def __init__(self, output_dir: str):
+        super().__init__(str(Path(output_dir, "pages")), compression="zstd", schema=SCHEMA, max_file_size=-1)
+        self.adapter = _row
+
+
+def _row(document: Document) -> dict:
+    values = {"text": document.text, "id": document.id, **document.metadata}
+    return {name: values.get(name) or "" for name in SCHEMA.names}
+
+
+def page_files(folder: str | Path) -> list[Path]:
+    """The Parquet files of a stage's pages, in the order of the crawl.
+
+    Raises:
+        StageError: there is none.
+    """
+    files = sorted(Path(folder, "pages").glob("*.parquet"))
+    if not files:
+        raise StageError(
+            f"{folder}/pages holds no .parquet file; name the folder of an earlier stage that kept pages."
+        )
+    return files
+
+
+def read_pages(file: Path, columns: list[str] | None = None) -> list[dict]:
+    return pq.read_table(file, columns=columns).to_pylist()
+
+
+class Executor(LocalPipelineExecutor):
+    """datatrove's local executor with its log lines in the log files; only errors reach the console."""
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1):
+        logger.enable("datatrove")
+        try:
+            return super()._run_for_rank(rank, 1, node_rank)  # tasks other than 0 are quiet
+        finally:
+            logger.disable("datatrove")
+
+    def run(self):
+        logger.disable("datatrove")
+        try:
+            return super().run()
+        finally:
+            logger.enable("datatrove")
+
+
+def run_pipeline(steps: list[PipelineStep], tasks: int, num_workers: int, logging_dir: Path) -> list[dict]:
+    """Runs a pipeline, or what is left of it, and returns the statistics of its steps, summed over all tasks."""
+    Executor(steps, tasks=tasks, workers=min(num_workers, tasks), logging_dir=str(logging_dir)).run()
+    # Not what run() returns: that leaves out the tasks an earlier, killed run had finished.
+    totals: list[Counter] = [Counter() for _ in steps]
+    for rank in range(tasks):
+        for total, step in zip(totals, json.loads((logging_dir / "stats" / f"{rank:05d}.json").read_text())):
+            numbers = {"seconds": step["time_stats"], **step["stats"]}
+            total.update({k: v["total"] if isinstance(v, dict) else v for k, v in numbers.items()})
+    return [dict(total) for total in totals]
+
+
+def funnel_of(steps: list[PipelineStep], totals: list[dict], output_dir: str | Path) -> list[dict]:
+    """Pages and bytes in, kept and dropped, why, and a few samples, for each step that counts pages."""
+    funnel = []
+    for step, total in zip(steps, totals):
+        if "num_in" in total:
+            reasons = {k.removeprefix("dropped_"): v for k, v in sorted(total.items()) if k.startswith("dropped_")}
+            counts = {k: total.get(k, 0) for k in ("num_in", "num_kept", "num_dropped", "bytes_in", "bytes_kept")}
+            samples: dict[str, dict] = {}  # the first of each reason
+            for line in _dropped_lines(output_dir, step.name):
+                if "text" in line:
+                    samples.setdefault(line["reason"], {**line, "text": line["text"][:500]})
+            first = list(samples.values())[:MAX_SAMPLES_SHOWN]
+            funnel.append({"step": step.name, **counts, "reasons": reasons, "samples": first})
+    return funnel
+
+
+def fates_of(output_dir: str | Path) -> list[dict]:
+    """Url and reason of every dropped page and, where it could be read, of every damaged record."""
+    lines = [{"url": line["url"], "reason": line["reason"]} for line in _dropped_lines(output_dir, "*")]
+    damaged = [line for file in sorted(Path(output_dir, "damaged").glob("*.jsonl")) for line in read_lines(file)]
+    return lines + [{"url": line["url"], "reason": "read/damaged"} for line in damaged if line["url"]]
+
+
+def _dropped_lines(output_dir: str | Path, step: str) -> list[dict]:
+    files = sorted(Path(output_dir, "dropped").glob(f"{step}/*.jsonl"))
+    return [line for file in files for line in read_lines(file)]
+
+
+def read_lines(file: Path) -> list[dict]:
+    with file.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def num_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
+
+
+def json_lines(items: list[dict]) -> str:
+    return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
