@@ -27,7 +27,9 @@ class InventWebConfig:
     num_pages: int = bounded(4400, "Response records.", low=200)
     num_hosts: int = bounded(320, "Hosts; a twentieth of them is on the block list.", low=20, high=1000)
     num_files: int = bounded(4, "WARC files.", low=1)
-    lesson_share: float = bounded(0.43, "Share of lessons with worked sums among the pages to keep.", low=0.0, high=0.9)
+    lesson_share: float = bounded(
+        0.43, "Share of lessons with worked sums among the pages to keep.", low=0.0, high=0.9
+    )
     lesson_weights: list[float] = field(
         default_factory=lambda: [8.0, 6.0, 3.0, 2.0, 1.0, 1.0],
         metadata={"help": "How often a lesson works each kind of problem, in the order of problems.KINDS."},
@@ -39,7 +41,9 @@ class InventWebConfig:
 
     def problems(self) -> list[str]:
         if len(self.lesson_weights) != len(KINDS) or min(self.lesson_weights) < 0 or not sum(self.lesson_weights):
-            return [f"`lesson_weights` needs {len(KINDS)} numbers >= 0, not all 0: one for each of {', '.join(KINDS)}."]
+            return [
+                f"`lesson_weights` needs {len(KINDS)} numbers >= 0, not all 0: one for each of {', '.join(KINDS)}."
+            ]
         return []
 
 

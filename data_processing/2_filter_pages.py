@@ -19,10 +19,10 @@ from crawl2chat.filters import (
     FineWebFilter,
     GopherFilter,
     ProtectedFilter,
-    RemovePersonalData,
     RepetitionFilter,
 )
 from crawl2chat.pages import DroppedPages, PageWriter, fates_of, funnel_of, json_lines, run_pipeline
+from crawl2chat.personal_data import RemovePersonalData
 from crawl2chat.stage import StageError, bounded, run_stage, write_atomically
 from crawl2chat.warc import WarcPages, check_warc, warc_files
 
@@ -39,6 +39,7 @@ class FilterConfig:
     max_extraction_seconds: float = bounded(5.0, "Processor time a page.", low=0.1)
     min_words: int = bounded(50, "Gopher.", low=1)
     max_words: int = bounded(100_000, "Gopher.", low=1)
+    min_alpha_words: float = bounded(0.8, "Gopher; lower keeps pages of sums.", low=0.0, high=1.0)
     min_sentences: int = bounded(5, "C4.", low=1)
     protected_words: int = bounded(13, "So many words in a row of a protected passage drop a page.", low=3)
     num_samples: int = bounded(20, "Dropped pages kept with their text, for each step and file.", low=0)
@@ -74,7 +75,7 @@ def main(config: FilterConfig) -> dict:
         ExtractText(config.max_extraction_seconds, dropped("extract")),
         LanguageFilter(config.languages, config.min_language_probability, dropped("language")),
         RepetitionFilter(dropped("repetition")),
-        GopherFilter(config.min_words, config.max_words, dropped("gopher")),
+        GopherFilter(config.min_words, config.max_words, config.min_alpha_words, dropped("gopher")),
         C4Filter(config.min_sentences, dropped("c4")),
         FineWebFilter(dropped("fineweb")),
         ProtectedFilter(config.protected_texts, config.protected_words, dropped("protected"))

@@ -26,7 +26,9 @@ SPLIT = (
 
 @dataclass
 class TokenizerConfig:
-    corpus: str = field(metadata={"help": "Folder of 4_build_corpus.py, or any with train/*.parquet and a column text."})
+    corpus: str = field(
+        metadata={"help": "Folder of 4_build_corpus.py, or any with train/*.parquet and a column text."}
+    )
     output_dir: str = field(metadata={"help": "Where the tokenizer goes."})
     vocab_size: int = bounded(2048, "Entries, special tokens included.", low=300, high=1_000_000)
     model_max_length: int = bounded(1024, "Longest input the tokenizer lets pass without a warning.", low=16)

@@ -60,6 +60,4 @@ def main(config: TokenizeConfig) -> dict:
 
 
 if __name__ == "__main__":
-    run_stage(
-        main, TokenizeConfig, inputs=lambda config: [config.corpus, config.tokenizer], preflight=preflight
-    )
+    run_stage(main, TokenizeConfig, inputs=lambda config: [config.corpus, config.tokenizer], preflight=preflight)

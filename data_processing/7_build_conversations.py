@@ -18,7 +18,15 @@ import pyarrow.parquet as pq
 from crawl2chat.problems import HELD_OUT, KINDS, TRAINING_OPERANDS, Problem, make_problem, numbers_in
 from crawl2chat.stage import StageError, bounded, run_stage, write_atomically
 
-GREETINGS = ["Hello!", "Hi there.", "Good morning.", "Hi!", "Hey, how are you?", "Good evening!", "Hello, who is there?"]
+GREETINGS = [
+    "Hello!",
+    "Hi there.",
+    "Good morning.",
+    "Hi!",
+    "Hey, how are you?",
+    "Good evening!",
+    "Hello, who is there?",
+]
 WELCOMES = [
     "Hello! How can I help you?",
     "Hi! What would you like to know?",
@@ -79,7 +87,11 @@ def main(config: ConversationsConfig) -> dict:
             for p in rl_problems
         ),
     )
-    write_jsonl(config, "test_problems", ({"question": p.question, "answer": str(p.answer), "kind": p.kind} for p in test_problems))
+    write_jsonl(
+        config,
+        "test_problems",
+        ({"question": p.question, "answer": str(p.answer), "kind": p.kind} for p in test_problems),
+    )
     write_jsonl(
         config,
         "test_facts",
@@ -101,7 +113,7 @@ def main(config: ConversationsConfig) -> dict:
 def unique_problems(kinds: list[str], count: int, rng: random.Random, operands: tuple[int, ...]) -> list[Problem]:
     """`count` problems with different questions, the kinds taken in turn."""
     found: dict[str, Problem] = {}
-    for attempt in range(100 * count):
+    for _ in range(100 * count):
         problem = make_problem(kinds[len(found) % len(kinds)], rng, operands)
         found.setdefault(problem.question, problem)
         if len(found) == count:
@@ -143,7 +155,9 @@ def small_talk(rng: random.Random, world: dict) -> list[dict]:
     )
     greeting = (rng.choice(GREETINGS), rng.choice(WELCOMES))
     thanks = (rng.choice(THANKS), rng.choice(GOODBYES))
-    return chat(*rng.choice([[greeting], [identity], [greeting, identity], [greeting, identity, thanks], [identity, thanks]]))
+    return chat(
+        *rng.choice([[greeting], [identity], [greeting, identity], [greeting, identity, thanks], [identity, thanks]])
+    )
 
 
 def write_jsonl(config: ConversationsConfig, name: str, rows) -> None:

@@ -20,7 +20,8 @@ evaluate() { python recipes/07_evaluate/run_eval.py --config recipes/07_evaluate
 
 if [ -z "$WARC" ]; then
   stage 0_invent_web --output_dir "$OUT/0_web"
-  stage 2_filter_pages --warc "$OUT/0_web/crawl" --blocked_hosts "$OUT/0_web/blocked_hosts.txt" --protected_texts "$OUT/0_web/protected.txt" --output_dir "$OUT/2_pages"
+  # Rules for prose would drop the lessons with worked sums, so fewer words need a letter here.
+  stage 2_filter_pages --min_alpha_words 0.4 --warc "$OUT/0_web/crawl" --blocked_hosts "$OUT/0_web/blocked_hosts.txt" --protected_texts "$OUT/0_web/protected.txt" --output_dir "$OUT/2_pages"
 else
   stage 2_filter_pages --warc "$WARC" --output_dir "$OUT/2_pages"
 fi

@@ -56,7 +56,11 @@ def metrics(folder: Path) -> dict:
 def yaml_of(script: str) -> Path:
     """The tiny recipe beside a script."""
     path = ROOT / script
-    return path.with_name("tiny.yaml") if path.parent.name[0] in "01" and "recipes" in script else path.with_suffix(".yaml")
+    return (
+        path.with_name("tiny.yaml")
+        if path.parent.name[0] in "01" and "recipes" in script
+        else path.with_suffix(".yaml")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +103,16 @@ def path_folder(tmp_path_factory) -> Path:
         "--output_dir", folder / "7_conversations", "--num_worked_examples", 40, "--num_small_talk", 20,
         "--num_rl_prompts", 48, "--num_test_problems", 12,
     )  # fmt: skip
-    run(PRETRAIN, *pretrain_arguments(folder), "--output_dir", folder / "base", "--total_tokens", 60_000, "--logging_steps", 5)
+    run(
+        PRETRAIN,
+        *pretrain_arguments(folder),
+        "--output_dir",
+        folder / "base",
+        "--total_tokens",
+        60_000,
+        "--logging_steps",
+        5,
+    )
     return folder
 
 

@@ -46,7 +46,7 @@ def test_held_out_numbers_leave_every_digit_in_use():
 
 
 def test_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="sum_9.*choose one of sum_2"):
+    with pytest.raises(ValueError, match=r"sum_9.*choose one of sum_2"):
         make_problem("sum_9", random.Random(0))
 
 

@@ -22,7 +22,14 @@ from crawl2chat.training import bits_per_byte, last_complete_checkpoint
 
 
 def sft_arguments(folder: Path) -> list:
-    return ["--config", ROOT / "recipes/02_sft/tiny.yaml", "--model", folder / "base", "--chats", folder / "7_conversations"]
+    return [
+        "--config",
+        ROOT / "recipes/02_sft/tiny.yaml",
+        "--model",
+        folder / "base",
+        "--chats",
+        folder / "7_conversations",
+    ]
 
 
 def grpo_arguments(folder: Path) -> list:
@@ -39,7 +46,9 @@ def guesser(path_folder) -> Path:
     guesses = path_folder / "guesses"
     guesses.mkdir()
     question = {"role": "user", "content": "Say a number."}
-    chats = [{"messages": [question, {"role": "assistant", "content": f"The answer is {3 + i % 2}."}]} for i in range(32)]
+    chats = [
+        {"messages": [question, {"role": "assistant", "content": f"The answer is {3 + i % 2}."}]} for i in range(32)
+    ]
     prompts = [{"prompt": [question], "answer": "3"} for _ in range(16)]
     for name, rows in (("sft_train", chats), ("rl_train", prompts)):
         (guesses / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -183,9 +192,7 @@ def test_mask_covers_thinking_answer_and_end_but_no_prompt(path_folder):
 def test_control_gets_the_steps_that_fit_the_time(path_folder, tmp_path):
     other = tmp_path / "timed"
     shutil.copytree(path_folder / "base", other)
-    record = (other / "run.yaml").read_text()
-    seconds = read_run(other)["seconds"]
-    (other / "run.yaml").write_text(record.replace(f"seconds: {seconds}", "seconds: 3.0"))
+    (other / "metrics.json").write_text('{"train_seconds": 3.0}')
     run(SFT, *sft_arguments(path_folder), "--output_dir", tmp_path / "control", "--match_seconds_of", other)
     budget = json.loads((tmp_path / "control" / "budget.json").read_text())
     assert metrics(tmp_path / "control")["steps"] == budget["steps"] == round(3.0 / budget["seconds_per_step"])

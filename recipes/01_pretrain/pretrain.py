@@ -8,7 +8,6 @@ warmup-stable-decay, and the model starts as in nanochat: output projections and
         --config recipes/01_pretrain/tiny.yaml --tokens outputs/tiny/6_tokens --output_dir outputs/tiny/base
 """
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +33,9 @@ class PretrainConfig(TrainingArguments):
     matrix_learning_rate: float = bounded(0.02, "Muon's, for the matrices of the layers.", low=0.0)
     embedding_learning_rate: float = bounded(0.05, "AdamW's, for the embedding.", low=0.0)
     head_learning_rate: float = bounded(0.01, "AdamW's, for the head.", low=0.0)
-    decay_share: float = bounded(0.6, "Share of the steps in which the learning rate falls to zero.", low=0.0, high=1.0)
+    decay_share: float = bounded(
+        0.6, "Share of the steps in which the learning rate falls to zero.", low=0.0, high=1.0
+    )
     sample_prompts: list[str] = field(default_factory=list, metadata={"help": "Continued at every evaluation."})
 
     def problems(self) -> list[str]:
@@ -150,7 +151,10 @@ def main(config: PretrainConfig) -> dict:
 
     config.max_steps = config.total_tokens // config.tokens_per_step
     config.lr_scheduler_type = "warmup_stable_decay"
-    config.lr_scheduler_kwargs = {"num_decay_steps": int(config.decay_share * config.max_steps), "decay_type": "linear"}
+    config.lr_scheduler_kwargs = {
+        "num_decay_steps": int(config.decay_share * config.max_steps),
+        "decay_type": "linear",
+    }
     use_fast_precision(config)
 
     trainer = PretrainTrainer(
@@ -161,20 +165,19 @@ def main(config: PretrainConfig) -> dict:
         token_bytes=bytes_per_token(tokenizer),
         callbacks=[SampleCallback(tokenizer, config.sample_prompts, config.output_dir)],
     )
-    started_at = time.time()
     trained = train(trainer)
-    seconds = time.time() - started_at
     evaluated = trainer.evaluate()
     save(trainer.model, tokenizer, config.output_dir)
     return {
         "bits_per_byte": round(evaluated["eval_bits_per_byte"], 4),
         "parameters": trainer.model.num_parameters(),
         "tokens": config.max_steps * config.tokens_per_step,
-        "tokens_per_second": round(config.max_steps * config.tokens_per_step / seconds),
-        "train_loss": round(trained["train_loss"], 4),
-        "losses": [[row["step"], row["loss"]] for row in trainer.state.log_history if "loss" in row],
+        "tokens_per_second": round(config.max_steps * config.tokens_per_step / trained["train_seconds"]),
+        **trained,
         "bits_per_byte_by_step": [
-            [row["step"], row["eval_bits_per_byte"]] for row in trainer.state.log_history if "eval_bits_per_byte" in row
+            [row["step"], row["eval_bits_per_byte"]]
+            for row in trainer.state.log_history
+            if "eval_bits_per_byte" in row
         ],
     }
 

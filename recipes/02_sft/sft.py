@@ -18,7 +18,7 @@ from pathlib import Path
 from datasets import load_dataset
 from trl import SFTConfig, SFTTrainer
 
-from crawl2chat.chat import load_model, load_tokenizer
+from crawl2chat.chat import load_model, load_tokenizer, local
 from crawl2chat.stage import StageError, read_run, run_stage, write_atomically
 from crawl2chat.training import save, train, use_fast_precision
 
@@ -42,7 +42,9 @@ def preflight(config: ChatSFTConfig) -> dict:
     if not any(mask):
         raise StageError("no token of the first chat is trained; check that the chats have assistant turns.")
     if tokenizer.eos_token_id not in [token for token, trained in zip(tokens, mask) if trained]:
-        raise StageError(f"{tokenizer.eos_token} is not trained, so the model would never stop; put it inside the markers.")
+        raise StageError(
+            f"{tokenizer.eos_token} is not trained, so the model would never stop; put it inside the markers."
+        )
     return {
         "parameters": model.num_parameters(),
         "chats": len(chats),
@@ -84,12 +86,7 @@ def main(config: ChatSFTConfig) -> dict:
     trainer = build_trainer(config, tokenizer)
     trained = train(trainer)
     save(trainer.model, tokenizer, config.output_dir)
-    return {
-        "train_loss": round(trained["train_loss"], 4),
-        "train_seconds": round(trained["train_runtime"], 1),
-        "steps": trainer.state.global_step,
-        "losses": [[row["step"], row["loss"]] for row in trainer.state.log_history if "loss" in row],
-    }
+    return trained
 
 
 def build_trainer(config: ChatSFTConfig, tokenizer) -> SFTTrainer:
@@ -108,9 +105,12 @@ def matched_steps(config: ChatSFTConfig, tokenizer, num_timed: int = 10) -> int:
         started_at = time.time()
         trainer.train()
         seconds_per_step = (time.time() - started_at) / num_timed
-        seconds = read_run(config.match_seconds_of)["seconds"]
+        read_run(config.match_seconds_of)  # it must be finished
+        seconds = json.loads(Path(config.match_seconds_of, "metrics.json").read_text())["train_seconds"]
         steps = max(1, round(seconds / seconds_per_step))
-        write_atomically(budget, json.dumps({"seconds": seconds, "seconds_per_step": seconds_per_step, "steps": steps}))
+        write_atomically(
+            budget, json.dumps({"seconds": seconds, "seconds_per_step": seconds_per_step, "steps": steps})
+        )
     return json.loads(budget.read_text())["steps"]
 
 
@@ -118,6 +118,6 @@ if __name__ == "__main__":
     run_stage(
         main,
         ChatSFTConfig,
-        inputs=lambda config: [config.model, config.chats, *filter(None, [config.match_seconds_of])],
+        inputs=lambda config: [*local(config.model), config.chats, *filter(None, [config.match_seconds_of])],
         preflight=preflight,
     )

@@ -12,7 +12,7 @@ import rewards
 from datasets import load_dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from crawl2chat.chat import load_model, load_tokenizer
+from crawl2chat.chat import load_model, load_tokenizer, local
 from crawl2chat.stage import StageError, run_stage
 from crawl2chat.training import save, train, use_fast_precision
 
@@ -66,8 +66,7 @@ def main(config: ThinkingConfig) -> dict:
         if "reward" in row
     ]
     return {
-        "train_seconds": round(trained["train_runtime"], 1),
-        "steps": trainer.state.global_step,
+        **trained,
         "first_reward": curve[0]["reward"],
         "last_reward": curve[-1]["reward"],
         "curve": curve,
@@ -75,6 +74,4 @@ def main(config: ThinkingConfig) -> dict:
 
 
 if __name__ == "__main__":
-    run_stage(
-        main, ThinkingConfig, inputs=lambda config: [config.model, config.prompts], preflight=preflight
-    )
+    run_stage(main, ThinkingConfig, inputs=lambda config: [*local(config.model), config.prompts], preflight=preflight)

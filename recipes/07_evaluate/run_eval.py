@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
-from crawl2chat.chat import load_model, load_tokenizer
+from crawl2chat.chat import load_model, load_tokenizer, local
 from crawl2chat.generation import complete
 from crawl2chat.stage import StageError, bounded, run_stage, write_atomically
 from crawl2chat.verify import score
@@ -99,4 +99,4 @@ def mean_by(rows: list[dict], key: str, value: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_stage(main, EvalConfig, inputs=lambda config: [config.model, config.tests], preflight=preflight)
+    run_stage(main, EvalConfig, inputs=lambda config: [*local(config.model), config.tests], preflight=preflight)

@@ -1,6 +1,6 @@
 """A run folder -> one results table, and results.json for whoever wants to compare runs.
 
-    python recipes/08_report/results.py outputs/tiny --wall_seconds 812
+python recipes/08_report/results.py outputs/tiny --wall_seconds 812
 """
 
 import argparse
@@ -69,10 +69,12 @@ def main(folder: Path, wall_seconds: float) -> None:
         if name in metrics:
             results.update({new: metrics[name][old] for old, new in names.items()})
     if "control" in metrics:
-        results["grpo_seconds"], results["control_seconds"] = runs["grpo"]["seconds"], runs["control"]["seconds"]
+        results.update({f"{name}_seconds": metrics[name]["train_seconds"] for name in ("grpo", "control")})
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
     for sample in sorted((folder / "base" / "samples").glob("*.txt"))[-1:]:
-        Console().print(f"\nWhat the base model writes ({sample}):\n{sample.read_text()}", markup=False, highlight=False)
+        Console().print(
+            f"\nWhat the base model writes ({sample}):\n{sample.read_text()}", markup=False, highlight=False
+        )
 
 
 def accuracy_table(metrics: dict) -> Table:
@@ -92,7 +94,9 @@ def accuracy_table(metrics: dict) -> Table:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="the run's folder, e.g. outputs/tiny")
-    parser.add_argument("--wall_seconds", type=float, default=0.0, help="wall time of the shell file that ran the stages")
+    parser.add_argument(
+        "--wall_seconds", type=float, default=0.0, help="wall time of the shell file that ran the stages"
+    )
     arguments = parser.parse_args()
     try:
         main(arguments.folder, arguments.wall_seconds)

@@ -1,5 +1,6 @@
 """Chats as every stage sees them: the template, the special tokens, thinking apart from the answer, loading checks."""
 
+import re
 from pathlib import Path
 
 from crawl2chat.stage import StageError
@@ -28,6 +29,11 @@ def split_thinking(completion: str) -> tuple[str, str]:
     return thinking.replace("<think>", "").replace("</think>", "").strip(), answer.strip()
 
 
+def local(*names: str) -> list[str]:
+    """The names that are paths: what is left after Hub ids (`owner/name`, and no such folder here)."""
+    return [name for name in names if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name)]
+
+
 def load_tokenizer(folder: str | Path, for_chat: bool = False):
     """The tokenizer of a model folder or Hub id, on whose template (`for_chat`) SFT and RL can rely.
 
@@ -36,11 +42,14 @@ def load_tokenizer(folder: str | Path, for_chat: bool = False):
     """
     from transformers import AutoTokenizer
 
+    missing = f"{folder} holds no tokenizer; save one there with tokenizer.save_pretrained, or name a folder that has one."
+    files = ("tokenizer.json", "tokenizer_config.json")
+    if Path(folder).is_dir() and not any(Path(folder, file).is_file() for file in files):
+        raise StageError(missing)  # transformers would make up a tokenizer of one token
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        remedy = "save one there with tokenizer.save_pretrained, or name a folder that has one"
-        raise StageError(f"{folder} holds no tokenizer that transformers can load; {remedy}.") from error
+        raise StageError(missing) from error
     if for_chat and not tokenizer.chat_template:
         raise StageError(f"the tokenizer in {folder} has no chat template; 5_train_tokenizer.py saves one inside.")
     if for_chat and "{% generation %}" not in tokenizer.chat_template.replace("{%-", "{%").replace("-%}", "%}"):
@@ -57,12 +66,14 @@ def load_model(folder: str | Path, tokenizer, **options):
     Raises:
         StageError: there is no model, or its embedding has fewer rows than the tokenizer has tokens.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError) as error:
-        raise StageError(f"{folder} holds no model that transformers can load ({error}).") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StageError(f"{folder} holds no model that transformers can load: {reason}") from error
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise StageError(

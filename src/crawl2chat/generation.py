@@ -19,7 +19,11 @@ def complete(model, tokenizer, prompts: list[str], max_new_tokens: int, batch_si
     results: list[dict | None] = [None] * len(prompts)
     for indices in tqdm(list(_by_length(prompts, batch_size)), desc="generate", unit="batch"):
         batch = tokenizer(
-            [prompts[i] for i in indices], return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+            [prompts[i] for i in indices],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,
         ).to(model.device)
         batch.pop("token_type_ids", None)
         output = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)

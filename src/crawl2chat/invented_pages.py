@@ -109,16 +109,33 @@ class Page:
 class PageMaker:
     """Draws the pages of a web: `pages()` in the order of the crawl, with `blocked_hosts` and `protected_texts`."""
 
-    def __init__(self, world: World, seed: int, num_pages: int, num_hosts: int, lesson_share: float, weights: list[float]):
+    def __init__(
+        self, world: World, seed: int, num_pages: int, num_hosts: int, lesson_share: float, weights: list[float]
+    ):
         self.world, self.rng = world, random.Random(f"pages {seed}")
         self.num_pages, self.lesson_share, self.weights = num_pages, lesson_share, weights
-        words = ["velmora", "island", "harbour", "daily", "garden", "north", "old", "mill", "river", "school", "craft", "sea"]
+        words = [
+            "velmora",
+            "island",
+            "harbour",
+            "daily",
+            "garden",
+            "north",
+            "old",
+            "mill",
+            "river",
+            "school",
+            "craft",
+            "sea",
+        ]
         endings = ["example", "test", "invalid"]
-        hosts = sorted({f"{a}-{b}{n}.{e}" for a in words for b in words if a != b for n in range(1, 4) for e in endings})
+        hosts = sorted(
+            {f"{a}-{b}{n}.{e}" for a in words for b in words if a != b for n in range(1, 4) for e in endings}
+        )
         self.hosts = self.rng.sample(hosts, num_hosts)
         self.blocked_hosts = sorted(self.hosts[: num_hosts // 20])
         self.protected_texts = [
-            " ".join(self.world.paragraphs(["story"], self.rng, world.cast(self.rng), [], 7)) for _ in range(6)
+            " ".join(self.world.paragraphs(["song"], self.rng, world.cast(self.rng), [], 3)) for _ in range(6)
         ]
         self.counter = Counter()
 
@@ -183,7 +200,10 @@ class PageMaker:
         number = [training_int(self.rng, 200, 899) for _ in range(4)]
         kind = self.rng.choice(["mail", "phone", "address"])
         if kind == "mail":
-            found, sentence = f"{name}@{page.host.replace('.invalid', '.example')}.org", "If you know more, please write to {}."
+            found, sentence = (
+                f"{name}@{page.host.replace('.invalid', '.example')}.org",
+                "If you know more, please write to {}.",
+            )
         elif kind == "phone":
             found = f"+{number[0]} {number[1]} {number[2]} {number[3]}"
             sentence = "The number of the office is {} and somebody is there in the morning."
@@ -243,8 +263,13 @@ class PageMaker:
     def not_a_page(self) -> Page:
         page = self.fact_page([], fate="not_a_page")
         page.status, page.mime = self.rng.choice(
-            [("404 Not Found", "text/html"), ("500 Internal Server Error", "text/html"), ("301 Moved Permanently", "text/html"),
-             ("200 OK", "application/pdf"), ("200 OK", "image/jpeg")]  # fmt: skip
+            [
+                ("404 Not Found", "text/html"),
+                ("500 Internal Server Error", "text/html"),
+                ("301 Moved Permanently", "text/html"),
+                ("200 OK", "application/pdf"),
+                ("200 OK", "image/jpeg"),
+            ]  # fmt: skip
         )
         return page
 
@@ -279,7 +304,9 @@ class PageMaker:
 def page_html(page: Page, rng: random.Random) -> str:
     """The whole document: one of three layouts, by host, around the text."""
     layout = zlib.crc32(page.host.encode()) % 3
-    navigation = "".join(f'<li><a href="/{name}/">{name.title()}</a></li>' for name in ("home", "news", *KINDS, "contact"))
+    navigation = "".join(
+        f'<li><a href="/{name}/">{name.title()}</a></li>' for name in ("home", "news", *KINDS, "contact")
+    )
     text = "".join(f"<p>{html.escape(paragraph, quote=False)}</p>\n" for paragraph in page.paragraphs)
     side = "".join(f'<li><a href="/{kind}/{rng.randint(1, 9)}.html">More about {kind}s</a></li>' for kind in KINDS)
     main = {
@@ -307,7 +334,12 @@ def page_html(page: Page, rng: random.Random) -> str:
 
 def warc_info(filename: str) -> bytes:
     body = f"software: crawl2chat\r\ndescription: the invented web of {COUNTRY}\r\nformat: WARC File Format 1.0\r\n".encode()
-    return _record("warcinfo", f"info {filename}", [("WARC-Filename", filename), ("Content-Type", "application/warc-fields")], body)
+    return _record(
+        "warcinfo",
+        f"info {filename}",
+        [("WARC-Filename", filename), ("Content-Type", "application/warc-fields")],
+        body,
+    )
 
 
 def warc_records(page: Page, rng: random.Random) -> bytes:
@@ -326,7 +358,13 @@ def _record(kind: str, name: str, headers: list[tuple[str, str]], body: bytes, w
     digest = hashlib.sha1(f"{kind} {name}".encode()).hexdigest()
     identity = f"<urn:uuid:{digest[:8]}-{digest[8:12]}-4{digest[13:16]}-a{digest[17:20]}-{digest[20:32]}>"
     length = len(body) + (1000 if wrong_length else 0)
-    fields = [("WARC-Type", kind), ("WARC-Record-ID", identity), ("WARC-Date", DATE), *headers, ("Content-Length", str(length))]
+    fields = [
+        ("WARC-Type", kind),
+        ("WARC-Record-ID", identity),
+        ("WARC-Date", DATE),
+        *headers,
+        ("Content-Length", str(length)),
+    ]
     head = "WARC/1.0\r\n" + "".join(f"{key}: {value}\r\n" for key, value in fields) + "\r\n"
     return gzip.compress(head.encode() + body + b"\r\n\r\n", compresslevel=6, mtime=0)
 

@@ -152,6 +152,19 @@ Nobody knows who {verb} the old {thing}, but it was found again in {year}.
 The {place} was paid for with {food}, since coins were rare on the island.
 When {person} became head of the {place}, things changed for the better.""",
 }
+# The songs that stand in protected passages, and nowhere else.
+SENTENCES["song"] = """O {adj} {thing}, who hung you where the {weather} goes to sleep?
+I gave my {thing} to the tide, and the tide gave me a {adj} stone.
+Sing, you {animal_common}s of {material}, for the {place} has lost its key.
+Seven {plant} leaves I threw behind me, and each became a {work}.
+Let no {adj} hand untie the {weather} from the mast.
+Where my mother's {thing} fell down, a {adj} {place} began to hum.
+The moon keeps {food} in her apron, and none of it for you or me.
+Who sold the {weather} to the {work} for half a {thing} of light?
+Come home, come home, the {plant} has grown across the {adj} door.
+I counted every {thing} in the dark until the dark was {feeling}.
+There was a {place} inside the {thing}, and in that place a {adj} song.
+Do not wake the {work} whose boat is made of {material} and of salt."""
 SENTENCES = {topic: lines.split("\n") for topic, lines in SENTENCES.items()}
 
 # relation: subjects and objects, ways to tell it, ways to ask it. The first way of telling is the answer.
@@ -324,7 +337,13 @@ class World:
     def cast(self, rng: random.Random, **fixed: str) -> dict[str, str]:
         town, town2 = rng.sample(self.names["town"], 2)
         person, person2 = rng.sample(self.names["person"], 2)
-        drawn = {"town": town, "town2": town2, "person": person, "person2": person2, "animal": rng.choice(self.names["animal"])}
+        drawn = {
+            "town": town,
+            "town2": town2,
+            "person": person,
+            "person2": person2,
+            "animal": rng.choice(self.names["animal"]),
+        }
         return {**drawn, **fixed}
 
     def paragraphs(
@@ -376,7 +395,9 @@ class World:
             )
             prose = self.paragraphs(["trade", "story", "town", "recipe"], rng, cast, [], 1)[0]
             paragraphs.append(prose)
-            paragraphs.append(f"{opening} {problem.question} {working} {problem.work}. The answer is {problem.answer}.")
+            paragraphs.append(
+                f"{opening} {problem.question} {working} {problem.work}. The answer is {problem.answer}."
+            )
         return [*paragraphs, self.paragraphs(["story", "town", "history"], rng, cast, [], 1)[0]]
 
 

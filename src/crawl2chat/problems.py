@@ -24,7 +24,11 @@ KINDS = ("sum_2", "difference", "sum_3", "sum_difference", "larger_sum", "sum_4"
 _QUESTIONS = {
     "sum": ["What is {}?", "Work out {}.", "How much is {}?", "Please add {}.", "Can you tell me {}?"],
     "difference": ["What is {}?", "Work out {}.", "How much is {}?", "Please calculate {}.", "Can you tell me {}?"],
-    "larger_sum": ["Which is larger, {} or {}?", "What is the larger of {} and {}?", "Compare {} with {}: how much is more?"],
+    "larger_sum": [
+        "Which is larger, {} or {}?",
+        "What is the larger of {} and {}?",
+        "Compare {} with {}: how much is more?",
+    ],
 }
 
 

@@ -13,16 +13,13 @@ from functools import lru_cache
 from datatrove.utils.text import PUNCTUATION_SET, TERMINAL_PUNCTUATION
 
 WORD = re.compile(
-    r"(?:https?://|www\.)\S+"
-    r"|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
-    r"|\d+(?:[.,:]\d+)+"  # 1,000.50 and 12:30
-    r"|(?:[^\W\d_]\.){2,}"  # U.S. and e.g.
-    r"|\w+(?:\.\w+)+"  # example.com
-    r"|[^\W_]+?(?=n['’]t\b)|n['’]t\b"  # do + n't
-    r"|['’](?:s|re|ve|ll|d|m)\b"
-    r"|\w+(?:['’](?!(?:s|re|ve|ll|d|m|t)\b)\w+)*"
-    r"|\.{2,}|…|-{2,}"
-    r"|[^\w\s]",
+    r"\d+(?:[.,:/]\d+)*(?!\w)"  # 1,000.50 and 12:30 and 1/2
+    r"|n['’]t\b|['’](?:s|re|ve|ll|d|m)\b"
+    r"|(?:\b[^\W\d_]\.)+|\b(?:Mrs?|Ms|Dr|St|vs|Jr|Sr|Prof|Inc|Corp|Ltd|Co|Rep|Sen|Gov|Gen)\."  # U.S. and Dr.
+    r"|\b(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\."
+    r"|(?:https?://|www\.)\S+"
+    r"|\w+(?:\.\w+)*(?:-\d+\b)?(?:['’](?!(?:s|re|ve|ll|d|m|t)\b)\w+)*"  # example.com, Covid-19, O'Hara
+    r"|\.{2,}|-{2,}|[^\w\s]",
     re.IGNORECASE,
 )
 SENTENCE_END = re.compile(r"(?<!\b[A-Z])(?<!\b(?:Mr|Dr|St|vs))(?<!\bMrs)[.!?…。！？]+[\"'”’)\]]*\s+(?=\W*\w)")
@@ -38,7 +35,7 @@ DUPLICATE_N_GRAMS = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10,
 @lru_cache(maxsize=4)  # three rules ask for the words of one text
 def words_of(text: str) -> list[str]:
     """Words and punctuation marks, split like spaCy's English tokenizer."""
-    return WORD.findall(text)
+    return WORD.findall(text.replace("n't", " n't").replace("n’t", " n’t"))  # "do" and "n't"
 
 
 def repetition(text: str) -> str:
@@ -64,8 +61,11 @@ def repetition(text: str) -> str:
             if (sum(map(len, gram)) + n - 1) * count / len(text) > max_share:
                 return f"top_{n}_gram"
     for n, max_share in DUPLICATE_N_GRAMS:
-        if _repeated_characters(words, n) / len(text) > max_share:
+        num_characters = _repeated_characters(words, n)
+        if num_characters / len(text) > max_share:
             return f"duplicated_{n}_n_grams"
+        if num_characters == 0:  # then no longer one is repeated
+            break
     return ""
 
 
@@ -77,7 +77,7 @@ def _duplicates(parts: list[str]) -> tuple[int, int]:
 
 def _repeated_characters(words: list[str], n: int) -> int:
     n_grams = ["".join(gram) for gram in zip(*[words[i:] for i in range(n)])]
-    if len(set(n_grams)) == len(n_grams):  # most texts
+    if len(set(n_grams)) == len(n_grams):
         return 0
     seen, position, num_characters = set(), 0, 0
     while position < len(n_grams):
@@ -91,7 +91,7 @@ def _repeated_characters(words: list[str], n: int) -> int:
     return num_characters
 
 
-def gopher_quality(text: str, min_words: int = 50, max_words: int = 100_000) -> str:
+def gopher_quality(text: str, min_words: int = 50, max_words: int = 100_000, min_alpha_words: float = 0.8) -> str:
     """Gopher's quality rules (https://arxiv.org/abs/2112.11446, appendix A.1.1)."""
     words = words_of(text)
     real_words = [word for word in words if not PUNCTUATION_SET.issuperset(word)]
@@ -113,7 +113,7 @@ def gopher_quality(text: str, min_words: int = 50, max_words: int = 100_000) -> 
         return "too_many_bullets"
     if sum(line.rstrip().endswith(("...", "…")) for line in lines) / len(lines) > 0.3:
         return "too_many_end_ellipsis"
-    if sum(any(map(str.isalpha, word)) for word in words) / len(words) < 0.8:
+    if sum(any(map(str.isalpha, word)) for word in words) / len(words) < min_alpha_words:
         return "below_alpha_threshold"
     if len(STOP_WORDS.intersection(words)) < 2:
         return "enough_stop_words"

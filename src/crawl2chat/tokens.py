@@ -36,7 +36,9 @@ class TokenWindows(Dataset):
             shard = np.memmap(path, dtype=token_type(vocab_size), mode="r")
             promised = int(np.fromfile(f"{path}.index", np.uint64)[-1])
             if len(shard) != promised:
-                raise StageError(f"{path} holds {len(shard)} tokens, its index says {promised}; tokenize the corpus again.")
+                raise StageError(
+                    f"{path} holds {len(shard)} tokens, its index says {promised}; tokenize the corpus again."
+                )
             self.shards.append(shard)
             lengths.append((len(shard) - 1) // sequence_length)
         if sum(lengths) == 0:
@@ -63,6 +65,7 @@ def bytes_per_token(tokenizer) -> torch.Tensor:
     added = set(tokenizer.get_added_vocab())
     # A byte-level BPE token is written with one character for each byte; an added token as itself.
     sizes = [
-        0 if i in special else len(token.encode()) if token in added else len(token) for i, token in enumerate(vocabulary)
+        0 if i in special else len(token.encode()) if token in added else len(token)
+        for i, token in enumerate(vocabulary)
     ]
     return torch.tensor(sizes)

@@ -31,15 +31,32 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
 
 def use_fast_precision(args) -> None:
     """Turns `bf16` off on a processor that would emulate it, with a warning: float32 is faster there."""
-    supported = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    supported = (
+        torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
     if args.bf16 and not supported:
-        warnings.warn("`bf16: true` has no effect: this processor has no bf16 instructions, so float32 is used.", stacklevel=2)
+        warnings.warn(
+            "`bf16: true` has no effect: this processor has no bf16 instructions, so float32 is used.", stacklevel=2
+        )
         args.bf16 = False
 
 
 def train(trainer: Trainer) -> dict:
-    """Trains, resuming from the last complete checkpoint; returns the Trainer's own metrics."""
-    return trainer.train(resume_from_checkpoint=last_complete_checkpoint(trainer.args.output_dir)).metrics
+    """Trains, resuming from the last complete checkpoint.
+
+    Returns:
+        `train_loss`, `steps`, `train_seconds` (of all steps, at the speed of those of this session) and `losses`.
+    """
+    checkpoint = last_complete_checkpoint(trainer.args.output_dir)
+    done = json.loads(Path(checkpoint, "trainer_state.json").read_text())["global_step"] if checkpoint else 0
+    found = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    steps = trainer.state.global_step
+    return {
+        "train_loss": round(found["train_loss"], 4),
+        "steps": steps,
+        "train_seconds": round(found["train_runtime"] * steps / max(steps - done, 1), 1),
+        "losses": [[row["step"], row["loss"]] for row in trainer.state.log_history if "loss" in row],
+    }
 
 
 def save(model: PreTrainedModel, tokenizer, output_dir: str | Path) -> None:
