@@ -26,6 +26,7 @@ class PretrainConfig(TrainingArguments):
     tokens: str = field(default="", metadata={"help": "Folder of 6_tokenize_corpus.py."})
     sequence_length: int = bounded(256, "Tokens a window.", low=8)
     total_tokens: int = bounded(2_500_000, "Tokens to train on, repeats included.", low=1)
+    max_passes: float = bounded(4.0, "Over the corpus; a small one gets fewer tokens than total_tokens.", low=0.01)
     hidden_size: int = bounded(256, "Width.", low=16)
     num_layers: int = bounded(4, "Layers.", low=1)
     num_heads: int = bounded(4, "Attention heads; divides hidden_size.", low=1)
@@ -127,6 +128,16 @@ def continuation(model, tokenizer, prompt: str, max_new_tokens: int = 48) -> str
     return tokenizer.decode(output[0], skip_special_tokens=True)
 
 
+def corpus_tokens(config: PretrainConfig) -> int:
+    return num_tokens(Path(config.tokens, "train"))
+
+
+def num_steps(config: PretrainConfig) -> int:
+    """Up to four passes, repeated text is worth nearly as much as new text (https://arxiv.org/abs/2305.16264)."""
+    tokens = min(config.total_tokens, int(config.max_passes * corpus_tokens(config)))
+    return max(1, tokens // config.tokens_per_step)
+
+
 def preflight(config: PretrainConfig) -> dict:
     if not config.tokens:
         raise StageError("--tokens needs the folder that 6_tokenize_corpus.py wrote.")
@@ -137,8 +148,8 @@ def preflight(config: PretrainConfig) -> dict:
     return {
         "parameters": parameters,
         "tokens_per_step": config.tokens_per_step,
-        "steps": config.total_tokens // config.tokens_per_step,
-        "passes_over_the_corpus": round(config.total_tokens / num_tokens(Path(config.tokens, "train")), 2),
+        "steps": num_steps(config),
+        "passes_over_the_corpus": round(num_steps(config) * config.tokens_per_step / corpus_tokens(config), 2),
         # weights, gradients and two optimizer states, all float32
         "memory_mb_without_activations": round(parameters * 16 / 2**20),
     }
@@ -149,7 +160,7 @@ def main(config: PretrainConfig) -> dict:
     train_windows = TokenWindows(Path(config.tokens, "train"), config.sequence_length, len(tokenizer))
     validation_windows = TokenWindows(Path(config.tokens, "validation"), config.sequence_length, len(tokenizer))
 
-    config.max_steps = config.total_tokens // config.tokens_per_step
+    config.max_steps = num_steps(config)
     config.lr_scheduler_type = "warmup_stable_decay"
     config.lr_scheduler_kwargs = {
         "num_decay_steps": int(config.decay_share * config.max_steps),
