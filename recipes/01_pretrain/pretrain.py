@@ -18,11 +18,11 @@ from crawl2chat.chat import END_OF_TEXT, load_tokenizer
 from crawl2chat.muon import MuonAdamW
 from crawl2chat.stage import StageError, bounded, run_stage
 from crawl2chat.tokens import TokenWindows, bytes_per_token, num_tokens
-from crawl2chat.training import bits_per_byte, save, train, use_fast_precision
+from crawl2chat.training import FastPrecision, bits_per_byte, save, train
 
 
 @dataclass
-class PretrainConfig(TrainingArguments):
+class PretrainConfig(FastPrecision, TrainingArguments):
     tokens: str = field(default="", metadata={"help": "Folder of 6_tokenize_corpus.py."})
     sequence_length: int = bounded(256, "Tokens a window.", low=8)
     total_tokens: int = bounded(2_500_000, "Tokens to train on, repeats included.", low=1)
@@ -166,7 +166,6 @@ def main(config: PretrainConfig) -> dict:
         "num_decay_steps": int(config.decay_share * config.max_steps),
         "decay_type": "linear",
     }
-    use_fast_precision(config)
 
     trainer = PretrainTrainer(
         model=build_model(config, tokenizer),

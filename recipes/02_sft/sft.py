@@ -20,11 +20,11 @@ from trl import SFTConfig, SFTTrainer
 
 from crawl2chat.chat import load_model, load_tokenizer, local
 from crawl2chat.stage import StageError, read_run, run_stage, write_atomically
-from crawl2chat.training import save, train, use_fast_precision
+from crawl2chat.training import FastPrecision, save, train
 
 
 @dataclass
-class ChatSFTConfig(SFTConfig):
+class ChatSFTConfig(FastPrecision, SFTConfig):
     model: str = field(default="", metadata={"help": "Model folder or Hub id to start from."})
     chats: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py."})
     match_seconds_of: str = field(default="", metadata={"help": "Run folder whose wall time this training is given."})
@@ -76,7 +76,6 @@ def render(tokenizer, tokens: list[int], mask: list[int]) -> str:
 
 
 def main(config: ChatSFTConfig) -> dict:
-    use_fast_precision(config)
     tokenizer = load_tokenizer(config.model, for_chat=True)
     config.assistant_only_loss = True
     config.eos_token = tokenizer.eos_token

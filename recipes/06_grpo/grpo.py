@@ -14,11 +14,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from crawl2chat.chat import load_model, load_tokenizer, local
 from crawl2chat.stage import StageError, run_stage
-from crawl2chat.training import save, train, use_fast_precision
+from crawl2chat.training import FastPrecision, save, train
 
 
 @dataclass
-class ThinkingConfig(GRPOConfig):
+class ThinkingConfig(FastPrecision, GRPOConfig):
     model: str = field(default="", metadata={"help": "Model folder or Hub id to start from."})
     prompts: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py."})
 
@@ -49,7 +49,6 @@ def preflight(config: ThinkingConfig) -> dict:
 
 
 def main(config: ThinkingConfig) -> dict:
-    use_fast_precision(config)
     tokenizer = load_tokenizer(config.model, for_chat=True)
     trainer = GRPOTrainer(
         model=load_model(config.model, tokenizer),

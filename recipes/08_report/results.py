@@ -16,7 +16,6 @@ from crawl2chat.stage import StageError, read_run, write_atomically
 # Stage folder -> the metrics of it that the results repeat, under the names they get there.
 REPEATED = {
     "2_pages": {"num_pages_in": "pages_in"},
-    "4_corpus": {"num_documents": "pages_kept"},
     "6_tokens": {"train_tokens": "corpus_tokens"},
     "base": {"bits_per_byte": "bits_per_byte", "parameters": "parameters", "tokens_per_second": "tokens_per_second"},
     "eval_base": {"accuracy": "base_accuracy"},
@@ -29,7 +28,7 @@ HEADLINE = {
     "0_web": "num_pages",
     "2_pages": "num_pages_kept",
     "3_unique": "num_pages_kept",
-    "4_corpus": "num_documents",
+    "4_corpus": "num_train_pages",
     "5_tokenizer": "bytes_per_token",
     "6_tokens": "train_tokens",
     "base": "bits_per_byte",
@@ -68,6 +67,8 @@ def main(folder: Path, wall_seconds: float) -> None:
     for name, names in REPEATED.items():
         if name in metrics:
             results.update({new: metrics[name][old] for old, new in names.items()})
+    if "4_corpus" in metrics:
+        results["pages_kept"] = sum(metrics["4_corpus"][name] for name in ("num_train_pages", "num_validation_pages"))
     if "control" in metrics:
         results.update({f"{name}_seconds": metrics[name]["train_seconds"] for name in ("grpo", "control")})
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")

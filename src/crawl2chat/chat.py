@@ -42,7 +42,9 @@ def load_tokenizer(folder: str | Path, for_chat: bool = False):
     """
     from transformers import AutoTokenizer
 
-    missing = f"{folder} holds no tokenizer; save one there with tokenizer.save_pretrained, or name a folder that has one."
+    missing = (
+        f"{folder} holds no tokenizer; save one there with tokenizer.save_pretrained, or name a folder that has one."
+    )
     files = ("tokenizer.json", "tokenizer_config.json")
     if Path(folder).is_dir() and not any(Path(folder, file).is_file() for file in files):
         raise StageError(missing)  # transformers would make up a tokenizer of one token

@@ -20,8 +20,8 @@ from crawl2chat.pages import DroppedPages, PageFilter
 
 # Never text, and hardly ever text.
 STRIPPED_TAGS = [
-    "script", "style", "noscript", "template", "svg", "canvas", "iframe", "object", "embed", "video", "audio", "map",
-    "form", "select", "button", "input", "nav", "footer", "aside", "dialog",
+    "script", "style", "template", "svg", "canvas", "iframe", "object", "embed", "video", "audio", "map",
+    "select", "button", "input", "nav", "footer", "aside", "dialog",
 ]  # fmt: skip
 META = re.compile(r"<meta\b[^>]{0,1000}>", re.IGNORECASE)
 ATTRIBUTE = re.compile(r"""([\w-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""")

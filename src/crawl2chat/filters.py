@@ -63,9 +63,7 @@ class RepetitionFilter(PageFilter):
 class GopherFilter(PageFilter):
     name = "gopher"
 
-    def __init__(
-        self, min_words: int, max_words: int, min_alpha_words: float, dropped: DroppedPages | None = None
-    ):
+    def __init__(self, min_words: int, max_words: int, min_alpha_words: float, dropped: DroppedPages | None = None):
         super().__init__(dropped)
         self.thresholds = min_words, max_words, min_alpha_words
 

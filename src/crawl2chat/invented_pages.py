@@ -269,7 +269,7 @@ class PageMaker:
                 ("301 Moved Permanently", "text/html"),
                 ("200 OK", "application/pdf"),
                 ("200 OK", "image/jpeg"),
-            ]  # fmt: skip
+            ]
         )
         return page
 

@@ -1,4 +1,4 @@
-"""What the stages on pages share: a filter that counts and keeps reasons, the dropped pages, a quiet executor, a funnel."""
+"""What the stages on pages share: a filter that counts and gives reasons, the dropped pages, the executor, the funnel."""
 
 import json
 from abc import abstractmethod
@@ -13,11 +13,15 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers import JsonlWriter, ParquetWriter
 from loguru import logger
 
+from crawl2chat.personal_data import remove_personal_data
 from crawl2chat.stage import StageError
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "id", "url", "date", "language", "licence")])
 MAX_SAMPLE_CHARACTERS = 4000
 MAX_SAMPLES_SHOWN = 5
+MAX_SHOWN_CHARACTERS = 500
+# The funnel may be published with the corpus: it must not show what these steps keep out of it.
+NOT_SHOWN = {"url", "opt_out", "protected"}
 
 
 class DroppedPages(JsonlWriter):
@@ -145,7 +149,8 @@ def funnel_of(steps: list[PipelineStep], totals: list[dict], output_dir: str | P
             samples: dict[str, dict] = {}  # the first of each reason
             for line in _dropped_lines(output_dir, step.name):
                 if "text" in line:
-                    samples.setdefault(line["reason"], {**line, "text": line["text"][:500]})
+                    text = "" if step.name in NOT_SHOWN else remove_personal_data(line["text"])[0]
+                    samples.setdefault(line["reason"], {**line, "text": text[:MAX_SHOWN_CHARACTERS]})
             first = list(samples.values())[:MAX_SAMPLES_SHOWN]
             funnel.append({"step": step.name, **counts, "reasons": reasons, "samples": first})
     return funnel

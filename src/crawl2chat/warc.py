@@ -23,6 +23,7 @@ import brotli
 import zstandard
 from charset_normalizer import from_bytes
 from datatrove.data import Document, DocumentsPipeline
+from datatrove.io import get_datafolder
 from datatrove.pipeline.base import PipelineStep
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from tqdm import tqdm
@@ -143,7 +144,7 @@ def read_records(data: mmap.mmap | bytes, offset: int = 0) -> Iterator[tuple[int
                     yield start, record
             offset = stream.position
         except _Broken as broken:
-            url, offset = _url_in(stream.buffer), _next_member(data, start + 1)
+            url, offset = _url_in(_readable_start(data, start)), _next_member(data, start + 1)
             at_end = offset == len(data) and broken.out_of_data
             yield Damage(start, broken.reason, offset - start, url, at_end)
 
@@ -194,6 +195,17 @@ def _starts_record(data: mmap.mmap | bytes, offset: int) -> bool:
         return _Stream(data, offset).peek(len(RECORD_START)).startswith(RECORD_START)
     except _Broken:
         return False
+
+
+def _readable_start(data: mmap.mmap | bytes, offset: int) -> bytes:
+    """What a damaged gzip member gives before the damage, or before a kilobyte or two."""
+    inflater, start = zlib.decompressobj(31), b""
+    try:
+        for position in range(offset, offset + 2**10, 32):
+            start += inflater.decompress(data[position : position + 32])
+    except zlib.error:
+        pass
+    return start
 
 
 def _url_in(header: bytes) -> str:
@@ -261,13 +273,10 @@ class WarcPages(PipelineStep):
     def __init__(self, files: list[Path], output_dir: str, dropped: DroppedPages):
         super().__init__()
         self.files, self.dropped = files, dropped
-        self.damaged_dir = Path(output_dir, "damaged")
+        self.damaged = get_datafolder(str(Path(output_dir, "damaged"))).get_output_file_manager(mode="wb")
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        self.damaged_dir.mkdir(parents=True, exist_ok=True)
-        for suffix in (".jsonl", ".bin"):  # of a run that was killed
-            (self.damaged_dir / f"{rank:05d}{suffix}").unlink(missing_ok=True)
-        with self.dropped:
+        with self.dropped, self.damaged:
             for file in self.files[rank::world_size]:
                 yield from self.read_file(file, rank)
 
@@ -301,11 +310,9 @@ class WarcPages(PipelineStep):
         self.stat_update("damaged")
         if damage.at_end:
             self.stat_update("cut_off")
-        line = {"file": file.name, **vars(damage)}
-        with (self.damaged_dir / f"{rank:05d}.jsonl").open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
-        with (self.damaged_dir / f"{rank:05d}.bin").open("ab") as rest:
-            rest.write(data[damage.offset : damage.offset + min(damage.length, 2**20)])
+        line = json.dumps({"file": file.name, **vars(damage)}, ensure_ascii=False) + "\n"
+        self.damaged.write(f"{rank:05d}.jsonl", line.encode())
+        self.damaged.write(f"{rank:05d}.bin", data[damage.offset : damage.offset + min(damage.length, 2**20)])
 
 
 def page_of(record: WarcRecord, name: str) -> tuple[Document, str, str]:
