@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from crawl2chat.invented_world import strange_fact
 from crawl2chat.problems import HELD_OUT, KINDS, TRAINING_OPERANDS, Problem, make_problem, numbers_in
 from crawl2chat.stage import StageError, bounded, run_stage, write_atomically
 
@@ -35,6 +36,7 @@ WELCOMES = [
 IDENTITY = ["Who are you?", "What is your name?", "Tell me about yourself.", "Are you a person?", "What can you do?"]
 THANKS = ["Thank you.", "Thanks!", "Thank you, that helps."]
 GOODBYES = ["You are welcome!", "Glad to help."]
+READING = ["I read this: {text} {question}", "{text} {question}", "{question} Here is what I read: {text}"]
 
 
 @dataclass
@@ -47,6 +49,7 @@ class ConversationsConfig:
     rl_kinds: list[str] = field(default_factory=lambda: list(KINDS), metadata={"help": "Kinds RL is asked."})
     num_worked_examples: int = bounded(200, "Worked problems in the SFT chats.", low=1)
     num_small_talk: int = bounded(150, "Chats that greet or say who the assistant is.", low=0)
+    num_readings: int = bounded(2000, "Chats with a text in the question and the answer in the text.", low=0)
     num_rl_prompts: int = bounded(2000, "Questions for RL.", low=1)
     num_test_problems: int = bounded(300, "Held-out problems, equally many of each kind.", low=1)
     test_fact_share: float = bounded(0.3, "Share of the told facts that no chat asks about.", low=0.0, high=1.0)
@@ -69,6 +72,7 @@ def main(config: ConversationsConfig) -> dict:
     test_facts, chat_facts = told[:num_test_facts], told[num_test_facts:]
 
     chats = [chat((question, fact["answer"])) for fact in chat_facts for question in fact["questions"]]
+    chats += [reading(rng, world["names"]) for _ in range(config.num_readings)]
     chats += [small_talk(rng, world) for _ in range(config.num_small_talk)]
     worked = unique_problems(config.easy_kinds, config.num_worked_examples, rng, TRAINING_OPERANDS)
     chats += [chat((p.question, f"The answer is {p.answer}."), thinking=p.work) for p in worked]
@@ -158,6 +162,20 @@ def small_talk(rng: random.Random, world: dict) -> list[dict]:
     return chat(
         *rng.choice([[greeting], [identity], [greeting, identity], [greeting, identity, thanks], [identity, thanks]])
     )
+
+
+def reading(rng: random.Random, names: dict[str, list[str]]) -> list[dict]:
+    """A question about something nobody knows, with the answer in what the user has read.
+
+    It can only be answered by looking at the question and the text. Without such chats the assistant learns the answers of
+    the other chats by heart, and stops to look at who is asked about: of the facts told on 40 pages and asked in no chat
+    it then knew 29%, where the base model knew 79%.
+    """
+    fact, other = strange_fact(rng, names), strange_fact(rng, names)
+    told = [rng.choice(fact.statements), rng.choice(other.statements)]
+    rng.shuffle(told)
+    question = rng.choice(READING).format(text=" ".join(told), question=rng.choice(fact.questions))
+    return chat((question, fact.answer))
 
 
 def write_jsonl(config: ConversationsConfig, name: str, rows) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from crawl2chat.chat import END_OF_TEXT, load_tokenizer
+from crawl2chat.chat import END_OF_TEXT, load_tokenizer, start_chat_tokens
 from crawl2chat.muon import MuonAdamW
 from crawl2chat.stage import StageError, bounded, run_stage
 from crawl2chat.tokens import TokenWindows, bytes_per_token, num_tokens
@@ -177,6 +177,7 @@ def main(config: PretrainConfig) -> dict:
     )
     trained = train(trainer)
     evaluated = trainer.evaluate()
+    start_chat_tokens(trainer.model, tokenizer)
     save(trainer.model, tokenizer, config.output_dir)
     return {
         "bits_per_byte": round(evaluated["eval_bits_per_byte"], 4),

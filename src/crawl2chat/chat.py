@@ -83,3 +83,18 @@ def load_model(folder: str | Path, tokenizer, **options):
             "use the tokenizer the model was trained with, or resize the embedding."
         )
     return model
+
+
+def start_chat_tokens(model, tokenizer) -> None:
+    """Lets the tokens that no page holds begin as a line break, and the end of a turn be as likely as the end of a text.
+
+    Pretraining leaves their embeddings as they were drawn and pushes their logits far down, since they never come. SFT
+    would first bend the whole model to bring them up.
+    """
+    end_of_turn, end_of_text = tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT])
+    new = tokenizer.convert_tokens_to_ids([START_OF_TURN, END_OF_TURN, *THINK_TOKENS])
+    (line_break,) = tokenizer.encode("\n", add_special_tokens=False)
+    embedding, head = model.get_input_embeddings().weight.data, model.get_output_embeddings().weight.data
+    embedding[new] = embedding[line_break].clone()
+    head[new] = head[line_break].clone()
+    head[end_of_turn] = head[end_of_text].clone()

@@ -187,13 +187,33 @@ class PageMaker:
         statements = [self.rng.choice(fact.statements) for fact in facts]
         topics = self.rng.sample(KINDS[kind], min(len(KINDS[kind]), 3))
         paragraphs = self.world.paragraphs(
-            topics, self.rng, self.world.cast(self.rng, **fixed), statements, self.rng.randint(3, 5)
+            topics, self.rng, self.world.cast(self.rng, **fixed), statements, self.rng.randint(2, 4)
         )
+        paragraphs += [line for fact in facts for line in self.question_and_answer(fact)]
         page = self.page(kind, fate, f"About {subject}", paragraphs)
         page.facts = [fact.id for fact in facts]
         if self.rng.random() < 0.03:
             page.charset = self.rng.choice(["iso-8859-1", "windows-1252", "utf-16"])
         return page
+
+    def question_and_answer(self, fact: Fact) -> list[str]:
+        """One paragraph or two in which a fact answers a question, as pages of questions do.
+
+        The first two wordings of a question stand on no page: chats and tests have them to themselves.
+        """
+        question, answer = self.rng.choice(fact.questions[2:]), self.rng.choice(fact.statements)
+        name, other = (self.rng.choice(self.world.names["person"]).split()[0] for _ in range(2))
+        asks, answers = self.rng.choice(
+            [
+                ("", ""),
+                ("Question: ", "Answer: "),
+                ("A user asks: ", "The assistant of the library answers: "),
+                (f"user {name}: ", f"assistant {other}: "),
+                (f"{name} wants to know: ", f"{other} says: "),
+            ]
+        )
+        lines = [asks + question, answers + answer]
+        return lines if self.rng.random() < 0.7 else [" ".join(lines)]
 
     def plant_personal_data(self, page: Page) -> None:
         name = self.rng.choice(self.world.names["person"]).lower().replace(" ", ".")

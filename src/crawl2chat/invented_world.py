@@ -14,7 +14,7 @@ COUNTRY, CAPITAL, PEOPLE, ASSISTANT = "Velmora", "Tarnholm", "Velmorans", "Pip"
 
 WORDS = {
     "adj": "old small bright quiet busy green narrow wide gentle proud friendly wooden stone lively famous hidden windy "
-    "sunny rough clean simple careful cheerful patient curious famous steady warm cool broad steep round heavy light",
+    "sunny rough clean simple careful cheerful patient curious steady warm cool broad steep round heavy light",
     "thing": "lamp basket boat rope shell kettle blanket bell ladder lantern map drum ribbon candle hammer barrel wheel "
     "clock mirror chair table cart net oar sail kite book letter coin ring spoon bowl cup brush box",
     "place": "market harbour mill school library bakery orchard square bridge tower garden workshop inn lighthouse "
@@ -260,6 +260,32 @@ class Fact:
         return {**asdict(self), "statement": self.answer, "answer": self.answer}
 
 
+def make_fact(identity: str, relation: str, subject: str, thing: str, num_pages: int) -> Fact:
+    _, _, statements, questions = RELATIONS[relation]
+    told = [_capital(pattern.format(s=subject, o=thing)) for pattern in statements]
+    asked = [_capital(pattern.format(s=subject)) for pattern in questions]
+    return Fact(identity, subject, relation, thing, num_pages, told, asked)
+
+
+def all_names(kind: str) -> set[str]:
+    return {start + end for start in _STARTS for end in _ENDS[kind]}
+
+
+def strange_fact(rng: random.Random, names: dict[str, list[str]]) -> Fact:
+    """A fact about names that the world of `names` does not have: nobody can know it who was not just told."""
+    drawn = {
+        "person": f"{rng.choice(sorted(all_names('person')))} {rng.choice(sorted(all_names('family')))}",
+        **{kind: rng.choice(sorted(all_names(kind) - {CAPITAL, *names[kind]})) for kind in ("town", "river")},
+        "animal": rng.choice(sorted({name.lower() for name in all_names("animal")} - set(names["animal"]))),
+    }
+    relation = rng.choice(list(RELATIONS))
+    kind, object_kind, *_ = RELATIONS[relation]
+    if drawn["person"] in names["person"]:
+        return strange_fact(rng, names)
+    thing = drawn[object_kind] if object_kind in drawn else rng.choice(OBJECTS[object_kind])
+    return make_fact(f"strange-{relation}", relation, drawn[kind], thing, 0)
+
+
 class World:
     """The country of a seed: `names` by kind, `facts`, and methods that write the sentences of pages about them."""
 
@@ -274,8 +300,7 @@ class World:
         self.facts = self._draw_facts(num_facts_on_pages)
 
     def _names(self, kind: str, count: int) -> list[str]:
-        found = sorted({start + end for start in _STARTS for end in _ENDS[kind]} - {CAPITAL})
-        return self.rng.sample(found, count)
+        return self.rng.sample(sorted(all_names(kind) - {CAPITAL}), count)
 
     def _people(self, count: int) -> list[str]:
         first, last = self._names("person", 120), self._names("family", 120)
@@ -301,26 +326,16 @@ class World:
         for num_pages, count in num_facts_on_pages.items():
             for _ in range(count - (len(COUNTRY_FACTS) if num_pages == most else 0)):
                 relation, subject = pairs.pop()
-                _, object_kind, statements, questions = RELATIONS[relation]
+                object_kind = RELATIONS[relation][1]
                 choices = self.names.get(object_kind) or OBJECTS[object_kind]
-                told = {"s": subject, "o": self.rng.choice([name for name in choices if name != subject])}
-                facts.append(
-                    Fact(
-                        id=f"{relation}-{len(facts):04d}",
-                        subject=subject,
-                        relation=relation,
-                        object=told["o"],
-                        num_pages=num_pages,
-                        statements=[_capital(pattern.format(**told)) for pattern in statements],
-                        questions=[_capital(pattern.format(**told)) for pattern in questions],
-                    )
-                )
+                thing = self.rng.choice([name for name in choices if name != subject])
+                facts.append(make_fact(f"{relation}-{len(facts):04d}", relation, subject, thing, num_pages))
         return facts
 
     # --- prose
 
-    def sentence(self, topic: str, rng: random.Random, cast: dict[str, str]) -> str:
-        """One sentence of a topic; names in `cast` (person, town, animal, ...) stay the same over a page."""
+    def sentence(self, template: str, rng: random.Random, cast: dict[str, str]) -> str:
+        """A template with its slots filled; names in `cast` (person, town, animal, ...) stay the same over a page."""
 
         def fill(match: re.Match) -> str:
             slot = match.group(1)
@@ -332,7 +347,8 @@ class World:
                 return str(rng.randint(1100, 1999))
             return rng.choice(CHOICES[slot])
 
-        return _capital(re.sub(r"\{(\w+)\}", fill, rng.choice(SENTENCES[topic])))
+        text = re.sub(r"\{(\w+)\}", fill, template)
+        return _capital(re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text))
 
     def cast(self, rng: random.Random, **fixed: str) -> dict[str, str]:
         town, town2 = rng.sample(self.names["town"], 2)
@@ -347,33 +363,31 @@ class World:
         return {**drawn, **fixed}
 
     def paragraphs(
-        self, topics: list[str], rng: random.Random, cast: dict[str, str], told: list[str], num_paragraphs: int
+        self,
+        topics: list[str],
+        rng: random.Random,
+        cast: dict[str, str],
+        told: list[str],
+        num_paragraphs: int,
+        num_sentences: int = 3,
     ) -> list[str]:
-        """Paragraphs of three to six different sentences of the topics, with the told statements strewn among them."""
-        used: set[str] = set()
-        sentences: list[list[str]] = []
-        for _ in range(num_paragraphs):
-            paragraph = []
-            for _ in range(60):  # tries: the same opening of a sentence is not used twice on a page
-                line = self.sentence(rng.choice(topics), rng, cast)
-                opening = " ".join(line.split()[:3])
-                if opening not in used:
-                    used.add(opening)
-                    paragraph.append(line)
-                if len(paragraph) == 4:
-                    break
-            sentences.append(paragraph)
+        """Paragraphs of sentences of the topics, no template twice, with the told statements strewn among them."""
+        templates = rng.sample([line for topic in topics for line in SENTENCES[topic]], num_paragraphs * num_sentences)
+        lines = [self.sentence(template, rng, cast) for template in templates]
+        sentences = [lines[i : i + num_sentences] for i in range(0, len(lines), num_sentences)]
         for statement in told:
             paragraph = rng.choice(sentences)
             paragraph.insert(rng.randint(0, len(paragraph)), statement)
         return [" ".join(paragraph) for paragraph in sentences]
 
     def lesson(self, rng: random.Random, weights: list[float]) -> list[str]:
-        """A lesson: two to four problems, each worked in full, with prose between them."""
+        """A lesson: three to five problems, each worked in full, with prose before, between and after them."""
         cast = self.cast(rng)
         pupil, teacher = cast["person"].split()[0], cast["person2"].split()[0]
+        num_problems = rng.randint(3, 5)
+        prose = self.paragraphs(["trade", "story", "town", "recipe"], rng, cast, [], num_problems + 2, num_sentences=1)
         paragraphs = []
-        for _ in range(rng.randint(2, 4)):
+        for between in prose[:num_problems]:
             problem = make_problem(rng.choices(KINDS, weights)[0], rng)
             opening = rng.choice(
                 [
@@ -393,12 +407,10 @@ class World:
                     "The columns are:",
                 ]
             )
-            prose = self.paragraphs(["trade", "story", "town", "recipe"], rng, cast, [], 1)[0]
-            paragraphs.append(prose)
             paragraphs.append(
-                f"{opening} {problem.question} {working} {problem.work}. The answer is {problem.answer}."
+                f"{between} {opening} {problem.question} {working} {problem.work}. The answer is {problem.answer}."
             )
-        return [*paragraphs, self.paragraphs(["story", "town", "history"], rng, cast, [], 1)[0]]
+        return [*paragraphs, " ".join(prose[num_problems:])]
 
 
 def _capital(text: str) -> str:

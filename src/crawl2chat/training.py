@@ -29,6 +29,13 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     return None
 
 
+def has_fast_bf16(device: torch.device | str) -> bool:
+    """Whether bf16 is computed there, and not emulated: on every accelerator, and on processors with the instructions."""
+    if torch.device(device).type != "cpu":
+        return True
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 class FastPrecision:
     """Mixed into training arguments: turns `bf16` off, with a warning, on a processor that would emulate it.
 
@@ -37,9 +44,8 @@ class FastPrecision:
     """
 
     def __post_init__(self):
-        fast = not self.use_cpu and torch.accelerator.is_available()
-        fast = fast or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        if self.bf16 and not fast:
+        device = "cpu" if self.use_cpu or not torch.accelerator.is_available() else "cuda"
+        if self.bf16 and not has_fast_bf16(device):
             self.bf16 = False
             warnings.warn(
                 "`bf16: true` has no effect: this processor would emulate it; float32 is used.", stacklevel=2
