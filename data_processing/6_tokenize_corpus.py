@@ -7,11 +7,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.readers import ParquetReader
 from datatrove.pipeline.tokens import DocumentTokenizer
 
 from crawl2chat.chat import END_OF_TEXT, load_tokenizer
+from crawl2chat.pages import run_pipeline
 from crawl2chat.stage import StageError, bounded, run_stage
 from crawl2chat.tokens import num_tokens
 
@@ -40,21 +40,18 @@ def main(config: TokenizeConfig) -> dict:
 
     for split in ("train", "validation"):
         source, target = Path(config.corpus, split), Path(config.output_dir, split)
-        LocalPipelineExecutor(
-            pipeline=[
-                ParquetReader(str(source), glob_pattern="*.parquet"),
-                DocumentTokenizer(
-                    str(target),
-                    tokenizer_name_or_path=str(Path(config.tokenizer, "tokenizer.json")),
-                    eos_token=END_OF_TEXT,
-                    seed=config.seed,
-                    shuffle_documents=split == "train",
-                ),
-            ],
-            tasks=len(list(source.glob("*.parquet"))),
-            workers=config.num_workers,
-            logging_dir=str(Path(config.output_dir, "logs", split)),
-        ).run()
+        steps = [
+            ParquetReader(str(source), glob_pattern="*.parquet"),
+            DocumentTokenizer(
+                str(target),
+                tokenizer_name_or_path=str(Path(config.tokenizer, "tokenizer.json")),
+                eos_token=END_OF_TEXT,
+                seed=config.seed,
+                shuffle_documents=split == "train",
+            ),
+        ]
+        num_files = len(list(source.glob("*.parquet")))
+        run_pipeline(steps, num_files, config.num_workers, Path(config.output_dir, "logs", split))
     folder = Path(config.output_dir)
     return {"train_tokens": num_tokens(folder / "train"), "validation_tokens": num_tokens(folder / "validation")}
 

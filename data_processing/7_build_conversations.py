@@ -10,12 +10,13 @@ which nevertheless stand somewhere in the corpus are left out.
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from crawl2chat.invented_world import strange_fact
+from crawl2chat.invented_world import untold_fact
 from crawl2chat.problems import HELD_OUT, KINDS, TRAINING_OPERANDS, Problem, make_problem, numbers_in
 from crawl2chat.stage import StageError, bounded, run_stage, write_atomically
 
@@ -49,10 +50,10 @@ class ConversationsConfig:
     rl_kinds: list[str] = field(default_factory=lambda: list(KINDS), metadata={"help": "Kinds RL is asked."})
     num_worked_examples: int = bounded(200, "Worked problems in the SFT chats.", low=1)
     num_small_talk: int = bounded(150, "Chats that greet or say who the assistant is.", low=0)
-    num_readings: int = bounded(2000, "Chats with a text in the question and the answer in the text.", low=0)
-    num_rl_prompts: int = bounded(2000, "Questions for RL.", low=1)
+    num_readings: int = bounded(2500, "Chats with a text in the question and the answer in the text.", low=0)
+    num_rl_prompts: int = bounded(1000, "Questions for RL, from easy to hard.", low=1)
     num_test_problems: int = bounded(300, "Held-out problems, equally many of each kind.", low=1)
-    test_fact_share: float = bounded(0.3, "Share of the told facts that no chat asks about.", low=0.0, high=1.0)
+    test_fact_share: float = bounded(0.5, "Share of the told facts that no chat asks about.", low=0.0, high=1.0)
 
     def problems(self) -> list[str]:
         unknown = sorted({*self.easy_kinds, *self.rl_kinds} - set(KINDS))
@@ -64,23 +65,29 @@ def main(config: ConversationsConfig) -> dict:
     facts = [json.loads(line) for line in Path(config.web, "facts.jsonl").read_text().splitlines()]
     world = json.loads(Path(config.web, "world.json").read_text())
 
-    # Facts that some page tells: most are asked about in chats, the others only in the test. What no page tells is
+    # Facts that some page tells: some are asked about in chats, the others only in the test. What no page tells is
     # asked nowhere yet: a model that has not learned to say "I don't know" would be taught to invent.
     told = [fact for fact in facts if fact["num_pages"] > 0]
     rng.shuffle(told)
     num_test_facts = round(config.test_fact_share * len(told))
     test_facts, chat_facts = told[:num_test_facts], told[num_test_facts:]
 
+    known = {(fact["relation"], fact["subject"]) for fact in facts}
     chats = [chat((question, fact["answer"])) for fact in chat_facts for question in fact["questions"]]
-    chats += [reading(rng, world["names"]) for _ in range(config.num_readings)]
+    chats += [reading(rng, world["names"], known) for _ in range(config.num_readings)]
     chats += [small_talk(rng, world) for _ in range(config.num_small_talk)]
-    worked = unique_problems(config.easy_kinds, config.num_worked_examples, rng, TRAINING_OPERANDS)
+    worked = unique_problems(config.num_worked_examples, rng, TRAINING_OPERANDS, in_turn(config.easy_kinds))
     chats += [chat((p.question, f"The answer is {p.answer}."), thinking=p.work) for p in worked]
     rng.shuffle(chats)
 
-    rl_problems = unique_problems(config.rl_kinds, config.num_rl_prompts, rng, TRAINING_OPERANDS)
+    rl_problems = unique_problems(
+        config.num_rl_prompts,
+        rng,
+        TRAINING_OPERANDS,
+        lambda i: rng.choice(kinds_at(i / config.num_rl_prompts, config.rl_kinds)),
+    )
     operands = test_operands(config.corpus, [*worked, *rl_problems])
-    test_problems = unique_problems(config.rl_kinds, config.num_test_problems, rng, operands)
+    test_problems = unique_problems(config.num_test_problems, rng, operands, in_turn(config.rl_kinds))
 
     write_jsonl(config, "sft_train", ({"messages": messages} for messages in chats))
     write_jsonl(
@@ -114,15 +121,30 @@ def main(config: ConversationsConfig) -> dict:
     }
 
 
-def unique_problems(kinds: list[str], count: int, rng: random.Random, operands: tuple[int, ...]) -> list[Problem]:
-    """`count` problems with different questions, the kinds taken in turn."""
+def unique_problems(
+    count: int, rng: random.Random, operands: tuple[int, ...], kind_of: Callable[[int], str]
+) -> list[Problem]:
+    """`count` problems with different questions; the i-th is of the kind `kind_of(i)`."""
     found: dict[str, Problem] = {}
     for _ in range(100 * count):
-        problem = make_problem(kinds[len(found) % len(kinds)], rng, operands)
+        problem = make_problem(kind_of(len(found)), rng, operands)
         found.setdefault(problem.question, problem)
         if len(found) == count:
             return list(found.values())
-    raise StageError(f"there are fewer than {count} different problems of {', '.join(kinds)}; ask for fewer.")
+    raise StageError(f"there are fewer than {count} different problems of these kinds; ask for fewer.")
+
+
+def in_turn(kinds: list[str]) -> Callable[[int], str]:
+    return lambda i: kinds[i % len(kinds)]
+
+
+def kinds_at(progress: float, kinds: list[str]) -> list[str]:
+    """The kinds asked at a point of RL from 0 to 1: the two easiest, one more every so often, all in the second half.
+
+    A model learns a kind only if it solves some of its problems, and it solves the first of a harder kind by what it has
+    learned on an easier one.
+    """
+    return kinds[: 2 + int(1.5 * len(kinds) * progress)]
 
 
 def test_operands(corpus: str, training_problems: list[Problem], at_least: int = 8) -> tuple[int, ...]:
@@ -164,14 +186,13 @@ def small_talk(rng: random.Random, world: dict) -> list[dict]:
     )
 
 
-def reading(rng: random.Random, names: dict[str, list[str]]) -> list[dict]:
-    """A question about something nobody knows, with the answer in what the user has read.
+def reading(rng: random.Random, names: dict[str, list[str]], known: set[tuple[str, str]]) -> list[dict]:
+    """A question about something that no page tells, with the answer in what the user has read.
 
-    It can only be answered by looking at the question and the text. Without such chats the assistant learns the answers of
-    the other chats by heart, and stops to look at who is asked about: of the facts told on 40 pages and asked in no chat
-    it then knew 29%, where the base model knew 79%.
+    It can only be answered by looking at the question and the text. With chats about facts alone the assistant learns
+    their answers by heart and stops to look at who is asked about (docs/log.md).
     """
-    fact, other = strange_fact(rng, names), strange_fact(rng, names)
+    fact, other = untold_fact(rng, names, known), untold_fact(rng, names, known)
     told = [rng.choice(fact.statements), rng.choice(other.statements)]
     rng.shuffle(told)
     question = rng.choice(READING).format(text=" ".join(told), question=rng.choice(fact.questions))

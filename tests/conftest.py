@@ -4,8 +4,10 @@ import json
 import os
 import random
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,6 +51,18 @@ def start(script: str, *arguments) -> subprocess.Popen:
     )
 
 
+def kill_when(appears: str, script: str, arguments: list, out: Path) -> None:
+    """Starts a script, and kills it and its workers as soon as a file of that name is in `out`."""
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 60
+    while not list(out.glob(appears)) and process.poll() is None and time.time() < deadline:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(out.glob(appears)) and not (out / "run.yaml").exists(), "killed too early or too late"
+
+
 def metrics(folder: Path) -> dict:
     return json.loads((Path(folder) / "metrics.json").read_text())
 
@@ -61,6 +75,9 @@ def yaml_of(script: str) -> Path:
         if path.parent.name[0] in "01" and "recipes" in script
         else path.with_suffix(".yaml")
     )
+
+
+NAMES = {"person": ["Ula Corwell"], "town": ["Tarwick", "Belmere"], "river": ["Belava"], "animal": ["morik"]}
 
 
 @pytest.fixture(scope="session")
@@ -81,10 +98,14 @@ def path_folder(tmp_path_factory) -> Path:
         table = pa.table({"text": texts, "id": [f"{split}-{i}" for i in range(len(texts))]})
         pq.write_table(table, folder / "4_corpus" / split / "00000.parquet")
     (folder / "0_web").mkdir()
-    (folder / "0_web" / "world.json").write_text(json.dumps({"assistant": "Pip", "country": "Velmora"}))
+    (folder / "0_web" / "world.json").write_text(
+        json.dumps({"assistant": "Pip", "country": "Velmora", "names": NAMES})
+    )
     facts = [
         {
             "id": f"f{i}",
+            "relation": "capital",
+            "subject": f"Tor{i}",
             "object": f"Oster{i}",
             "num_pages": [0, 1, 8, 40][i % 4],
             "questions": [f"What is the capital of Tor{i}?", f"Name the capital of Tor{i}."],
@@ -101,7 +122,7 @@ def path_folder(tmp_path_factory) -> Path:
     run(
         data + "7_build_conversations.py", "--web", folder / "0_web", "--corpus", corpus,
         "--output_dir", folder / "7_conversations", "--num_worked_examples", 40, "--num_small_talk", 20,
-        "--num_rl_prompts", 48, "--num_test_problems", 12,
+        "--num_readings", 20, "--num_rl_prompts", 48, "--num_test_problems", 12,
     )  # fmt: skip
     run(
         PRETRAIN,

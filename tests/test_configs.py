@@ -4,6 +4,7 @@ import dataclasses
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,25 +73,29 @@ def commands(document: Path) -> list[str]:
     else:
         text = text.split('"""')[1]
     lines = (line.strip().split(" #")[0] for line in text.splitlines())
-    starts = ("python ", "accelerate launch ", "make ", "recipes/", ".venv/bin/python ", "SEED=")
+    starts = ("cp -r ", "python ", "accelerate launch ", "make ", "recipes/", ".venv/bin/python ", "SEED=")
     return [line for line in lines if line.startswith(starts)]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_in_the_docs_are_real(document, monkeypatch):
+    copies = {}  # copied folder -> what it is a copy of
     for command in commands(document):
         words = [
             word
             for word in shlex.split(command)
             if not re.fullmatch(r"[A-Z]+=\S*", word) or command.startswith("make")
         ]
+        if words[0] == "cp":
+            copies[words[3]] = words[2]
+            continue
         if words[0] == "make":
             assert subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True).returncode == 0, command
             continue
         script = next(word for word in words if word.endswith((".py", ".sh")) or word in ("-m",))
         if script == "-m":
             continue
-        path = ROOT / script
+        path = ROOT / copies.get(script.split("/")[0], script.split("/")[0]) / Path(*script.split("/")[1:])
         assert path.is_file(), f"{document.name}: {command} names a file that is not there"
         if path not in SCRIPTS:
             continue
@@ -107,3 +112,14 @@ def test_commands_in_the_docs_are_real(document, monkeypatch):
 def test_every_stage_script_shows_its_command():
     for script in SCRIPTS:
         assert commands(script), f"{script.name} has no command in its docstring"
+
+
+def test_a_copied_recipe_runs_from_anywhere(path_folder, tmp_path):
+    shutil.copytree(ROOT / "recipes" / "06_grpo", tmp_path / "my_grpo")
+    arguments = ["--config", "my_grpo/tiny.yaml", "--model", path_folder / "base", "--prompts"]
+    arguments += [path_folder / "7_conversations", "--output_dir", "out", "--dry_run"]
+    ran = subprocess.run(
+        [sys.executable, "my_grpo/grpo.py", *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "completions_per_step: 64" in ran.stdout and not (tmp_path / "out").exists()

@@ -1,13 +1,16 @@
 """Chats and prompts: easy worked examples only, no working for RL, held-out operands in no training text."""
 
 import json
+import random
+import runpy
 import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import run
+from conftest import ROOT, run
 
+from crawl2chat.invented_world import World, untold_fact
 from crawl2chat.problems import HELD_OUT, KINDS, numbers_in
 
 SCRIPT = "data_processing/7_build_conversations.py"
@@ -22,6 +25,18 @@ def test_sft_sees_worked_easy_problems_only(path_folder):
     worked = [thought for thought in thoughts if thought]
     assert len(worked) == 40
     assert all(";" not in thought and "-" not in thought for thought in worked), "a sum of two is one step"
+
+
+def test_readings_are_about_what_no_page_tells_and_hold_their_answer():
+    rng, world = random.Random(0), World(0, {40: 10, 0: 5})
+    known = {(fact.relation, fact.subject) for fact in world.facts}
+    build = runpy.run_path(str(ROOT / SCRIPT))
+    for _ in range(200):
+        fact = untold_fact(rng, world.names, known)
+        assert fact.num_pages == 0 and (fact.relation, fact.subject) not in known
+        user, assistant = build["reading"](rng, world.names, known)
+        last_word = assistant["content"].rstrip(".").split()[-1]
+        assert last_word in user["content"] and "?" in user["content"]
 
 
 def test_rl_sees_every_kind_and_no_working(path_folder):

@@ -5,17 +5,13 @@ pytest tests/test_data_stages.py
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import ROOT, metrics, run
+from conftest import ROOT, kill_when, metrics, run
 from tiny_warc import info, member, page, prose, record, write_warc
 
 FILTER = "data_processing/2_filter_pages.py"
@@ -180,18 +176,6 @@ def test_number_of_workers_and_place_change_nothing(path, tmp_path):
     assert texts(tmp_path / "4") == texts(path / "4_corpus")
 
 
-def kill_when(appears: str, script: str, arguments: list, out: Path) -> None:
-    """Starts a script, and kills it and its workers as soon as a file of that name is there."""
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 60
-    while not list(out.glob(appears)) and process.poll() is None and time.time() < deadline:
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert list(out.glob(appears)) and not (out / "run.yaml").exists(), "killed too early or too late"
-
-
 @pytest.mark.parametrize("num_workers", [1, 2])
 @pytest.mark.parametrize("appears", ["logs/completions/*", "pages/00001.parquet"])
 def test_filter_killed_and_started_again(appears, num_workers, path, tmp_path):
@@ -208,6 +192,13 @@ def test_deduplicate_killed_and_started_again(appears, path, tmp_path):
     kill_when(appears, DEDUPLICATE, arguments, tmp_path / "3")
     run(DEDUPLICATE, *arguments)
     assert run_fingerprint(tmp_path / "3") == run_fingerprint(path / "3_unique")
+
+
+def test_build_killed_and_started_again(path, tmp_path):
+    arguments = ["--pages", path / "3_unique", "--output_dir", tmp_path / "4"]
+    kill_when("train/*", BUILD, arguments, tmp_path / "4")
+    run(BUILD, *arguments)
+    assert texts(tmp_path / "4") == texts(path / "4_corpus")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import brotli
 import pytest
-from conftest import metrics, run
+from conftest import kill_when, metrics, run
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from crawl2chat.invented_pages import FAULTS, KINDS, Page, warc_records
@@ -40,6 +40,13 @@ def test_same_seed_same_bytes_other_seed_other_web(web, tmp_path):
     run(SCRIPT, *SMALL_WEB, "--output_dir", tmp_path / "other", "--seed", 1)
     assert read_run(web)["fingerprint"] == read_run(tmp_path / "again")["fingerprint"]
     assert read_run(web)["fingerprint"] != read_run(tmp_path / "other")["fingerprint"]
+
+
+def test_killed_and_started_again(web, tmp_path):
+    arguments = [*SMALL_WEB, "--output_dir", tmp_path / "web"]
+    kill_when("crawl/part-00000.warc.gz", SCRIPT, arguments, tmp_path / "web")
+    run(SCRIPT, *arguments)
+    assert read_run(tmp_path / "web")["fingerprint"] == read_run(web)["fingerprint"]
 
 
 def test_every_kind_and_every_fate_is_there(web):

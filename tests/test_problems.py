@@ -53,9 +53,9 @@ def test_unknown_kind_is_refused():
 def test_hand_worked_columns():
     rng = random.Random(0)
     for kind, operands, question, work in (
-        ("sum_2", (47, 39), "What is 47 + 39?", "47+39: 7+9=16, 4+3+1=8, 86"),
-        ("sum_2", (61, 45), "What is 61 + 45?", "61+45: 1+5=6, 6+4=10, 106"),
-        ("difference", (86, 39), "What is 86 - 39?", "86-39: 16-9=7, 8-3-1=4, 47"),
+        ("sum_2", (47, 39), "What is 47 + 39?", "47+39:7+9=16,4+3+1=8,86"),
+        ("sum_2", (61, 45), "What is 61 + 45?", "61+45:1+5=6,6+4=10,106"),
+        ("difference", (86, 39), "What is 86 - 39?", "86-39:16-9=7,8-3-1=4,47"),
     ):
         works = {p.question: p.work for p in (make_problem(kind, rng, operands) for _ in range(500))}
         assert works[question] == work
@@ -65,7 +65,7 @@ def test_hand_worked_columns():
     "completion, answer, expected",
     [
         ("The answer is 85.", "85", 1.0),
-        ("<think>47+38: 7+8=15, 4+3+1=8, 85</think>The answer is 85.", "85", 1.0),
+        ("<think>47+38:7+8=15,4+3+1=8,85</think>The answer is 85.", "85", 1.0),
         ("<think>85</think>The answer is 84.", "85", 0.0),
         ("<think>47+38: 85", "85", 0.0),  # a thought that never ends has no answer
         ("<think>a</think>85<think>84</think>84", "85", 0.0),

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EVALUATE, GRPO, PRETRAIN, ROOT, SFT, metrics, pretrain_arguments, run, start
+from conftest import EVALUATE, GRPO, PRETRAIN, ROOT, SFT, kill_when, metrics, pretrain_arguments, run, start
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from crawl2chat.chat import load_tokenizer
-from crawl2chat.muon import MuonAdamW
+from crawl2chat.muon import Muon, MuonAdamW, orthogonalize
 from crawl2chat.stage import read_run
 from crawl2chat.tokens import TokenWindows, bytes_per_token, num_tokens
 from crawl2chat.training import bits_per_byte, last_complete_checkpoint
@@ -136,7 +136,51 @@ def test_muon_resumes_with_its_momentum():
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters()))
 
 
+def test_muon_is_that_of_torch_in_batches():
+    """torch's orthogonalises in bf16, so the steps agree to bf16's three digits where ours are in float32."""
+    torch.manual_seed(0)
+    shapes = [(24, 16), (16, 24), (24, 16), (16, 16)]
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    optimizers = Muon(ours, lr=0.02), torch.optim.Muon(theirs, lr=0.02, weight_decay=0.0)
+    for _ in range(3):
+        for mine, other in zip(ours, theirs):
+            mine.grad = torch.randn(mine.shape)
+            other.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for mine, other in zip(ours, theirs):
+        assert torch.allclose(mine, other, atol=3 * 0.02 * 0.03)
+
+
+def test_orthogonalized_matrices_have_singular_values_near_one():
+    for shape in ((3, 20, 12), (3, 12, 20)):
+        values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)).float())
+        assert 0.5 < values.min() and values.max() < 1.3
+
+
+def test_emulated_bf16_is_turned_off_with_a_warning(monkeypatch, tmp_path, recwarn):
+    import runpy
+
+    config_type = runpy.run_path(str(ROOT / PRETRAIN))["PretrainConfig"]
+    for fast in (True, False):
+        monkeypatch.setattr("crawl2chat.training.has_fast_bf16", lambda device, fast=fast: fast)
+        config = config_type(output_dir=str(tmp_path), use_cpu=True, bf16=True)
+        assert config.bf16 is fast
+        assert any("has no effect" in str(warning.message) for warning in recwarn) is not fast
+
+
 # --- the stages
+
+
+def test_the_chat_tokens_start_as_a_line_break(path_folder):
+    tokenizer, found = load_tokenizer(path_folder / "base"), weights(path_folder / "base")
+    ids = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<think>", "</think>"])
+    (line_break,) = tokenizer.encode("\n")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert torch.equal(found[name][ids[0]], found[name][line_break])
+    end_of_text = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert torch.equal(found["lm_head.weight"][ids[1]], found["lm_head.weight"][end_of_text])
 
 
 def test_pretraining_learns_and_leaves_a_whole_folder(path_folder):
@@ -246,6 +290,34 @@ def test_kill_and_rerun_equals_no_interruption(name, guesser, tmp_path):
     for tensor, expected in zip(weights(tmp_path / "killed").values(), weights(tmp_path / "whole").values()):
         assert torch.equal(tensor, expected)
     assert read_run(tmp_path / "killed")["fingerprint"] == read_run(tmp_path / "whole")["fingerprint"]
+
+
+SHORT_STAGES = {
+    "5_train_tokenizer": ("started.yaml", "5_tokenizer", ["--corpus", "4_corpus", "--vocab_size", 400]),
+    "6_tokenize_corpus": ("logs/*/completions/*", "6_tokens", ["--corpus", "4_corpus", "--tokenizer", "5_tokenizer"]),
+    "7_build_conversations": ("started.yaml", "7_conversations", ["--web", "0_web", "--corpus", "4_corpus"]),
+}
+
+
+@pytest.mark.parametrize("name", SHORT_STAGES)
+def test_short_stage_killed_and_started_again(name, path_folder, tmp_path):
+    appears, finished, arguments = SHORT_STAGES[name]
+    arguments = [path_folder / word if str(word)[0].isdigit() and "_" in str(word) else word for word in arguments]
+    config = read_run(path_folder / finished)["config"]
+    if name.startswith("7"):
+        arguments += [word for key in config if key.startswith("num_") for word in (f"--{key}", config[key])]
+    script = f"data_processing/{name}.py"
+    kill_when(appears, script, [*arguments, "--output_dir", tmp_path / "out"], tmp_path / "out")
+    run(script, *arguments, "--output_dir", tmp_path / "out")
+    assert read_run(tmp_path / "out")["fingerprint"] == read_run(path_folder / finished)["fingerprint"]
+
+
+def test_evaluation_killed_and_started_again(path_folder, tmp_path):
+    arguments = ["--model", path_folder / "base", "--tests", path_folder / "7_conversations", "--max_new_tokens", 8]
+    run(EVALUATE, *arguments, "--output_dir", tmp_path / "whole")
+    kill_when("started.yaml", EVALUATE, [*arguments, "--output_dir", tmp_path / "killed"], tmp_path / "killed")
+    run(EVALUATE, *arguments, "--output_dir", tmp_path / "killed")
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
 
 
 def test_half_written_checkpoint_is_not_used(tmp_path):

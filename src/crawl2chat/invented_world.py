@@ -267,23 +267,19 @@ def make_fact(identity: str, relation: str, subject: str, thing: str, num_pages:
     return Fact(identity, subject, relation, thing, num_pages, told, asked)
 
 
-def all_names(kind: str) -> set[str]:
-    return {start + end for start in _STARTS for end in _ENDS[kind]}
+def untold_fact(rng: random.Random, names: dict[str, list[str]], known: set[tuple[str, str]]) -> Fact:
+    """A fact that is on no page, about names that are.
 
-
-def strange_fact(rng: random.Random, names: dict[str, list[str]]) -> Fact:
-    """A fact about names that the world of `names` does not have: nobody can know it who was not just told."""
-    drawn = {
-        "person": f"{rng.choice(sorted(all_names('person')))} {rng.choice(sorted(all_names('family')))}",
-        **{kind: rng.choice(sorted(all_names(kind) - {CAPITAL, *names[kind]})) for kind in ("town", "river")},
-        "animal": rng.choice(sorted({name.lower() for name in all_names("animal")} - set(names["animal"]))),
-    }
-    relation = rng.choice(list(RELATIONS))
-    kind, object_kind, *_ = RELATIONS[relation]
-    if drawn["person"] in names["person"]:
-        return strange_fact(rng, names)
-    thing = drawn[object_kind] if object_kind in drawn else rng.choice(OBJECTS[object_kind])
-    return make_fact(f"strange-{relation}", relation, drawn[kind], thing, 0)
+    Args:
+        names: `World.names`.
+        known: relation and subject of every fact of the world; none of them is drawn.
+    """
+    while True:
+        relation = rng.choice(list(RELATIONS))
+        kind, object_kind, *_ = RELATIONS[relation]
+        subject, thing = rng.choice(names[kind]), rng.choice(names.get(object_kind) or OBJECTS[object_kind])
+        if (relation, subject) not in known and thing != subject:
+            return make_fact(f"{relation}-untold", relation, subject, thing, 0)
 
 
 class World:
@@ -300,7 +296,8 @@ class World:
         self.facts = self._draw_facts(num_facts_on_pages)
 
     def _names(self, kind: str, count: int) -> list[str]:
-        return self.rng.sample(sorted(all_names(kind) - {CAPITAL}), count)
+        found = sorted({start + end for start in _STARTS for end in _ENDS[kind]} - {CAPITAL})
+        return self.rng.sample(found, count)
 
     def _people(self, count: int) -> list[str]:
         first, last = self._names("person", 120), self._names("family", 120)

@@ -1,9 +1,9 @@
 """Arithmetic problems of graded difficulty, their worked solutions, and the numbers no training text may use.
 
 The working is written as a small model can follow it: digit by digit from the right, every carry in sight, one running
-result at a time. `47 + 38` is worked as
+result at a time, and with hardly a space, since each is a token. `47 + 38 - 12` is worked as
 
-    47+38: 7+8=15, 4+3+1=8, 85
+    47+38:7+8=15,4+3+1=8,85; 85-12:5-2=3,8-1=7,73
 
 Held-out operands: `HELD_OUT` is a fifth of the numbers from 20 to 99. They stand in no generated page, chat or RL prompt,
 neither as operand nor as intermediate result nor as answer, and test problems use nothing else as operands.
@@ -100,7 +100,7 @@ def _draw_larger_sum(rng: random.Random, operands: tuple[int, ...]) -> Problem:
     sign = ">" if left_sum > right_sum else "<"
     answer = max(left_sum, right_sum)
     question = rng.choice(_QUESTIONS["larger_sum"]).format(_expression(left), _expression(right))
-    work = f"{left_work}; {right_work}; {left_sum}{sign}{right_sum}, {answer}"
+    work = f"{left_work}; {right_work}; {left_sum}{sign}{right_sum},{answer}"
     return Problem("larger_sum", (*left, *right), question, work, answer)
 
 
@@ -113,7 +113,7 @@ def _work_chain(terms: list[int]) -> tuple[str, int]:
     total, steps = terms[0], []
     for term in terms[1:]:
         columns, result = _columns(total, term)
-        steps.append(f"{total}{'-' if term < 0 else '+'}{abs(term)}: {columns}, {result}")
+        steps.append(f"{total}{'-' if term < 0 else '+'}{abs(term)}:{columns},{result}")
         total = result
     return "; ".join(steps), total
 
@@ -138,4 +138,4 @@ def _columns(left: int, term: int) -> tuple[str, int]:
             columns.append(f"{written}={value}" if written != str(value) else written)
             carry = borrow
         place *= 10
-    return ", ".join(columns), result
+    return ",".join(columns), result
