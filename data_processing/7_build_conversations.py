@@ -51,7 +51,7 @@ class ConversationsConfig:
     num_worked_examples: int = bounded(200, "Worked problems in the SFT chats.", low=1)
     num_small_talk: int = bounded(150, "Chats that greet or say who the assistant is.", low=0)
     num_readings: int = bounded(2500, "Chats with a text in the question and the answer in the text.", low=0)
-    num_rl_prompts: int = bounded(1000, "Questions for RL, from easy to hard.", low=1)
+    num_rl_prompts: int = bounded(800, "Questions for RL, from easy to hard.", low=1)
     num_test_problems: int = bounded(300, "Held-out problems, equally many of each kind.", low=1)
     test_fact_share: float = bounded(0.5, "Share of the told facts that no chat asks about.", low=0.0, high=1.0)
 

@@ -10,12 +10,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # Passive: threads that wait for one another by spinning lose a factor of fifty when anything else wants a core.
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=true HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
 
 WARC=${1:-}
 SEED=${SEED:-0}
 OUT=${OUT:-outputs/$([ -z "$WARC" ] && echo tiny || basename "$WARC" | sed 's/\.warc.*//')}
 stage() { python "data_processing/$1.py" --config "data_processing/$1.yaml" "${@:2}"; }
-train() { accelerate launch --config_file accelerate_configs/cpu.yaml "recipes/$1.py" --config "recipes/${1%/*}/tiny.yaml" --seed "$SEED" "${@:2}"; }
+train() { accelerate launch --quiet --config_file accelerate_configs/cpu.yaml "recipes/$1.py" --config "recipes/${1%/*}/tiny.yaml" --seed "$SEED" "${@:2}"; }
 evaluate() { python recipes/07_evaluate/run_eval.py --config recipes/07_evaluate/tiny.yaml --model "$OUT/$1" --tests "$OUT/7_conversations" --output_dir "$OUT/eval_$1" "${@:2}"; }
 
 if [ -z "$WARC" ]; then

@@ -89,13 +89,15 @@ def test_commands_in_the_docs_are_real(document, monkeypatch):
         if words[0] == "cp":
             copies[words[3]] = words[2]
             continue
+        for copy, original in copies.items():
+            words = [original + word.removeprefix(copy) if word.startswith(f"{copy}/") else word for word in words]
         if words[0] == "make":
             assert subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True).returncode == 0, command
             continue
         script = next(word for word in words if word.endswith((".py", ".sh")) or word in ("-m",))
         if script == "-m":
             continue
-        path = ROOT / copies.get(script.split("/")[0], script.split("/")[0]) / Path(*script.split("/")[1:])
+        path = ROOT / script
         assert path.is_file(), f"{document.name}: {command} names a file that is not there"
         if path not in SCRIPTS:
             continue

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import run
 
 RESULTS = Path(__file__).parents[1] / "outputs" / "tiny" / "results.json"
 
@@ -37,3 +38,20 @@ def test_reinforcement_learning_helps(results):
 
 def test_twenty_minutes_are_enough(results):
     assert results["seconds_total"] <= 1200
+
+
+def test_several_runs_give_mean_and_spread(tmp_path, capsys):
+    for seed, accuracy in enumerate((0.7, 0.8, 0.9)):
+        (tmp_path / f"seed{seed}").mkdir()
+        (tmp_path / f"seed{seed}" / "results.json").write_text(
+            json.dumps({"grpo_accuracy": accuracy, "pages_in": 4400})
+        )
+    run("recipes/08_report/results.py", *(tmp_path / f"seed{seed}" for seed in range(3)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| | mean | ± | seed0 | seed1 | seed2 |"
+    assert "| grpo_accuracy | 0.8 | 0.1 | 0.7 | 0.8 | 0.9 |" in lines and lines[-1].startswith(
+        "| pages_in | 4,400 | 0 |"
+    )
+    with pytest.raises(SystemExit) as stopped:
+        run("recipes/08_report/results.py", tmp_path / "seed0", tmp_path / "nothing")
+    assert "no results.json in" in str(stopped.value.code)

@@ -1,12 +1,14 @@
-"""A run folder -> one results table, and results.json for whoever wants to compare runs.
+"""A run folder -> one results table, and results.json for whoever wants to compare runs; several folders -> mean and spread.
 
 python recipes/08_report/results.py outputs/tiny --wall_seconds 812
+python recipes/08_report/results.py outputs/tiny outputs/seed1 outputs/seed2
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 
 from rich.console import Console
 from rich.table import Table
@@ -78,6 +80,21 @@ def main(folder: Path, wall_seconds: float) -> None:
         )
 
 
+def compare(folders: list[Path]) -> None:
+    """Prints mean, standard deviation (of the sample) and every value of each result, as Markdown."""
+    missing = [str(folder) for folder in folders if not (folder / "results.json").is_file()]
+    if missing:
+        raise StageError(f"no results.json in {', '.join(missing)}; run recipes/run_tiny.sh into that folder first.")
+    runs = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    lines = [f"| | mean | ± | {' | '.join(folder.name for folder in folders)} |", "|---" * (len(folders) + 3) + "|"]
+    for name in runs[0]:
+        values = [run[name] for run in runs if name in run]
+        shown = " | ".join(f"{value:,}" for value in values)
+        average = f"{mean(values):,.0f}" if mean(values) >= 1000 else f"{mean(values):.4g}"
+        lines.append(f"| {name} | {average} | {stdev(values):.2g} | {shown} |")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
 def accuracy_table(metrics: dict) -> Table:
     """Accuracy on held-out problems by kind, and the tokens spent, for each model."""
     evaluations = {name: metrics[f"eval_{name}"] for name in ("base", "sft", "control", "grpo")}
@@ -94,12 +111,15 @@ def accuracy_table(metrics: dict) -> Table:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="the run's folder, e.g. outputs/tiny")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="a run's folder, e.g. outputs/tiny")
     parser.add_argument(
         "--wall_seconds", type=float, default=0.0, help="wall time of the shell file that ran the stages"
     )
     arguments = parser.parse_args()
     try:
-        main(arguments.folder, arguments.wall_seconds)
+        if len(arguments.folders) == 1:
+            main(arguments.folders[0], arguments.wall_seconds)
+        else:
+            compare(arguments.folders)
     except StageError as error:
         sys.exit(f"results: error: {error}")
