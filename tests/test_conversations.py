@@ -36,7 +36,7 @@ def test_readings_are_about_what_no_page_tells_and_hold_their_answer():
         assert fact.num_pages == 0 and (fact.relation, fact.subject) not in known
         user, assistant = build["reading"](rng, world.names, known)
         last_word = assistant["content"].rstrip(".").split()[-1]
-        assert last_word in user["content"] and "?" in user["content"]
+        assert last_word in user["content"]
 
 
 def test_rl_sees_every_kind_and_no_working(path_folder):

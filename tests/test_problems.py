@@ -22,7 +22,7 @@ def test_answer_is_right_and_every_column_of_the_working_too(kind):
     for _ in range(300):
         problem = make_problem(kind, rng)
         assert problem.answer == value(kind, problem.question) >= 0
-        assert numbers_in(problem.work.rpartition(" ")[2]) == {problem.answer}
+        assert numbers_in(problem.work.rpartition(",")[2]) == {problem.answer}
         for left, result in re.findall(r"(\d+(?:[+-]\d+)+)=(\d+)", problem.work):
             terms = re.findall(r"[+-]?\d+", left)
             assert sum(map(int, terms)) == int(result), problem.work
