@@ -10,7 +10,7 @@ which nevertheless stand somewhere in the corpus are left out.
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class ConversationsConfig:
     easy_kinds: list[str] = field(default_factory=lambda: ["sum_2"], metadata={"help": "Kinds SFT sees worked."})
     rl_kinds: list[str] = field(default_factory=lambda: list(KINDS), metadata={"help": "Kinds RL is asked."})
     num_worked_examples: int = bounded(200, "Worked problems in the SFT chats.", low=1)
-    num_small_talk: int = bounded(150, "Chats that greet or say who the assistant is.", low=0)
+    num_small_talk: int = bounded(250, "Chats that greet or say who the assistant is.", low=0)
     num_readings: int = bounded(2500, "Chats with a text in the question and the answer in the text.", low=0)
     num_rl_prompts: int = bounded(800, "Questions for RL, from easy to hard.", low=1)
     num_test_problems: int = bounded(300, "Held-out problems, equally many of each kind.", low=1)
@@ -67,17 +67,24 @@ def main(config: ConversationsConfig) -> dict:
 
     # Facts that some page tells: some are asked about in chats, the others only in the test. What no page tells is
     # asked nowhere yet: a model that has not learned to say "I don't know" would be taught to invent.
+    # What everybody asks about the country stands in chats only.
     told = [fact for fact in facts if fact["num_pages"] > 0]
     rng.shuffle(told)
-    num_test_facts = round(config.test_fact_share * len(told))
-    test_facts, chat_facts = told[:num_test_facts], told[num_test_facts:]
+    testable = [fact for fact in told if fact["subject"] != world["country"]]
+    test_facts = testable[: round(config.test_fact_share * len(testable))]
+    chat_facts = [fact for fact in told if fact not in test_facts]
 
     known = {(fact["relation"], fact["subject"]) for fact in facts}
-    chats = [chat((question, fact["answer"])) for fact in chat_facts for question in fact["questions"]]
+    turns = [(question, fact["answer"]) for fact in chat_facts for question in fact["questions"]]
+    rng.shuffle(turns)
+    chats = list(in_conversations(turns, rng))
     chats += [reading(rng, world["names"], known) for _ in range(config.num_readings)]
     chats += [small_talk(rng, world) for _ in range(config.num_small_talk)]
     worked = unique_problems(config.num_worked_examples, rng, TRAINING_OPERANDS, in_turn(config.easy_kinds))
-    chats += [chat((p.question, f"The answer is {p.answer}."), thinking=p.work) for p in worked]
+    chats += [
+        chat(*rng.sample(turns, rng.choice([0, 0, 0, 1])), (p.question, f"The answer is {p.answer}."), thinking=p.work)
+        for p in worked
+    ]
     rng.shuffle(chats)
 
     rl_problems = unique_problems(
@@ -186,13 +193,24 @@ def small_talk(rng: random.Random, world: dict) -> list[dict]:
     )
 
 
+def in_conversations(turns: list[tuple[str, str]], rng: random.Random) -> Iterator[list[dict]]:
+    """Chats of one to three of the turns, some of them with a greeting before and thanks after them."""
+    while turns:
+        num_turns = rng.choice([1, 1, 2, 3])
+        now, turns = turns[:num_turns], turns[num_turns:]
+        greeting = [(rng.choice(GREETINGS), rng.choice(WELCOMES))] if rng.random() < 0.2 else []
+        thanks = [(rng.choice(THANKS), rng.choice(GOODBYES))] if rng.random() < 0.2 else []
+        yield chat(*greeting, *now, *thanks)
+
+
 def reading(rng: random.Random, names: dict[str, list[str]], known: set[tuple[str, str]]) -> list[dict]:
     """A question about something that no page tells, with the answer in what the user has read.
 
     It can only be answered by looking at the question and the text. With chats about facts alone the assistant learns
     their answers by heart and stops to look at who is asked about (docs/log.md).
     """
-    fact, other = untold_fact(rng, names, known), untold_fact(rng, names, known)
+    fact = untold_fact(rng, names, known)
+    other = untold_fact(rng, names, known | {(fact.relation, fact.subject)})
     told = [rng.choice(fact.statements), rng.choice(other.statements)]
     rng.shuffle(told)
     question = rng.choice(READING).format(text=" ".join(told), question=rng.choice(fact.questions))

@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from rich.console import Console
 from rich.table import Table
 
+from crawl2chat.problems import KINDS
 from crawl2chat.stage import StageError, read_run, write_atomically
 
 # Stage folder -> the metrics of it that the results repeat, under the names they get there.
@@ -99,13 +100,15 @@ def accuracy_table(metrics: dict) -> Table:
     """Accuracy on held-out problems by kind, and the tokens spent, for each model."""
     evaluations = {name: metrics[f"eval_{name}"] for name in ("base", "sft", "control", "grpo")}
     table = Table(title=f"{evaluations['grpo']['num_problems']} held-out problems, greedy", title_justify="left")
-    kinds = list(evaluations["grpo"]["accuracy_by_kind"])
-    for column in ("model", *kinds, "all", "±", "tokens"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    for name, found in evaluations.items():
-        by_kind = [f"{100 * found['accuracy_by_kind'][kind]:.0f}" for kind in kinds]
-        overall = [f"{100 * found['accuracy']:.1f}", f"{100 * found['standard_error']:.1f}"]
-        table.add_row(name, *by_kind, *overall, str(found["completion_tokens"]))
+    table.add_column("right, %")
+    for name in evaluations:
+        table.add_column(name, justify="right")
+    for kind in KINDS:
+        if kind in evaluations["grpo"]["accuracy_by_kind"]:
+            table.add_row(kind, *(f"{100 * found['accuracy_by_kind'][kind]:.0f}" for found in evaluations.values()))
+    overall = (f"{100 * e['accuracy']:.1f} ± {100 * e['standard_error']:.1f}" for e in evaluations.values())
+    table.add_row("all", *overall, style="bold")
+    table.add_row("tokens an answer", *(str(found["completion_tokens"]) for found in evaluations.values()))
     return table
 
 
