@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from crawl2chat.invented_pages import PageMaker, warc_info, warc_records
+from crawl2chat.invented_pages import FAULTS, PageMaker, warc_info, warc_records
 from crawl2chat.invented_world import ASSISTANT, CAPITAL, COUNTRY, World
 from crawl2chat.problems import HELD_OUT, KINDS, numbers_in
 from crawl2chat.stage import bounded, run_stage, write_atomically
@@ -40,11 +40,20 @@ class InventWebConfig:
     num_unknown_facts: int = bounded(60, "Facts told nowhere, for questions that have no known answer.", low=0)
 
     def problems(self) -> list[str]:
+        found, num_to_keep = [], self.num_pages * (1 - sum(FAULTS.values())) * (1 - self.lesson_share)
+        if num_to_keep < 80:  # a fact on 40 pages is told once on each
+            found.append(
+                f"`num_pages` {self.num_pages} with `lesson_share` {self.lesson_share} leaves {num_to_keep:.0f} pages for "
+                "facts, and 80 are needed; ask for more pages or fewer lessons."
+            )
+        drawn = self.num_common_facts + self.num_occasional_facts + self.num_rare_facts + self.num_unknown_facts
+        if drawn > 700:
+            found.append(f"the names allow 700 facts, but {drawn} are asked for; lower `num_rare_facts`.")
         if len(self.lesson_weights) != len(KINDS) or min(self.lesson_weights) < 0 or not sum(self.lesson_weights):
-            return [
+            found += [
                 f"`lesson_weights` needs {len(KINDS)} numbers >= 0, not all 0: one for each of {', '.join(KINDS)}."
             ]
-        return []
+        return found
 
 
 def main(config: InventWebConfig) -> dict:

@@ -7,6 +7,7 @@ digits and never on chunks of numbers (as in Llama 1 and 2 and DeepSeek; GPT-4 g
         --corpus outputs/tiny/4_corpus --output_dir outputs/tiny/5_tokenizer
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from crawl2chat.chat import END_OF_TURN, PADDING, SPECIAL_TOKENS, THINK_TOKENS, chat_template
-from crawl2chat.stage import bounded, run_stage
+from crawl2chat.stage import StageError, bounded, run_stage
 
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -32,6 +33,14 @@ class TokenizerConfig:
     output_dir: str = field(metadata={"help": "Where the tokenizer goes."})
     vocab_size: int = bounded(2048, "Entries, special tokens included.", low=300, high=1_000_000)
     model_max_length: int = bounded(1024, "Longest input the tokenizer lets pass without a warning.", low=16)
+
+
+def preflight(config: TokenizerConfig) -> dict:
+    files = {split: len(list(Path(config.corpus, split).glob("*.parquet"))) for split in ("train", "validation")}
+    for split, count in files.items():
+        if not count:
+            raise StageError(f"{config.corpus}/{split} holds no .parquet file; run 4_build_corpus.py first.")
+    return files
 
 
 def main(config: TokenizerConfig) -> dict:
@@ -61,6 +70,8 @@ def main(config: TokenizerConfig) -> dict:
         clean_up_tokenization_spaces=False,
         chat_template=chat_template(),
     )
+    if len(chat_tokenizer) < config.vocab_size:
+        warnings.warn(f"the corpus has text for {len(chat_tokenizer)} entries, not {config.vocab_size}.", stacklevel=2)
     chat_tokenizer.save_pretrained(config.output_dir)
     return {"vocab_size": len(chat_tokenizer), **compression(tokenizer, texts(config.corpus, "validation"))}
 
@@ -81,4 +92,4 @@ def compression(tokenizer: Tokenizer, documents: Iterator[str]) -> dict:
 
 
 if __name__ == "__main__":
-    run_stage(main, TokenizerConfig, inputs=lambda config: [config.corpus])
+    run_stage(main, TokenizerConfig, inputs=lambda config: [config.corpus], preflight=preflight)

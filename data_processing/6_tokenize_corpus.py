@@ -10,7 +10,7 @@ from pathlib import Path
 from datatrove.pipeline.readers import ParquetReader
 from datatrove.pipeline.tokens import DocumentTokenizer
 
-from crawl2chat.chat import END_OF_TEXT, load_tokenizer
+from crawl2chat.chat import END_OF_TEXT, check_chat_tokens, load_tokenizer
 from crawl2chat.pages import run_pipeline
 from crawl2chat.stage import StageError, bounded, run_stage
 from crawl2chat.tokens import num_tokens
@@ -31,7 +31,9 @@ def preflight(config: TokenizeConfig) -> dict:
     for split in ("train", "validation"):
         if not list(Path(config.corpus, split).glob("*.parquet")):
             raise StageError(f"{config.corpus}/{split} holds no .parquet file; run 4_build_corpus.py first.")
-    return {"vocab_size": len(load_tokenizer(config.tokenizer))}
+    tokenizer = load_tokenizer(config.tokenizer)
+    check_chat_tokens(tokenizer, config.tokenizer)
+    return {"vocab_size": len(tokenizer)}
 
 
 def main(config: TokenizeConfig) -> dict:

@@ -57,7 +57,19 @@ class ConversationsConfig:
 
     def problems(self) -> list[str]:
         unknown = sorted({*self.easy_kinds, *self.rl_kinds} - set(KINDS))
-        return [f"unknown kind of problem `{kind}`; choose from {', '.join(KINDS)}." for kind in unknown]
+        found = [f"unknown kind of problem `{kind}`; choose from {', '.join(KINDS)}." for kind in unknown]
+        empty = [name for name in ("easy_kinds", "rl_kinds") if not getattr(self, name)]
+        return found + [f"`{name}` is empty; choose from {', '.join(KINDS)}." for name in empty]
+
+
+def preflight(config: ConversationsConfig) -> dict:
+    missing = [name for name in ("facts.jsonl", "world.json") if not Path(config.web, name).is_file()]
+    if missing:
+        raise StageError(f"{config.web} has no {' and no '.join(missing)}; name the folder of 0_invent_web.py.")
+    num_files = len(list(Path(config.corpus).glob("*/*.parquet")))
+    if not num_files:
+        raise StageError(f"{config.corpus} has no */*.parquet in it; name the folder of 4_build_corpus.py.")
+    return {"corpus_files": num_files}
 
 
 def main(config: ConversationsConfig) -> dict:
@@ -93,7 +105,9 @@ def main(config: ConversationsConfig) -> dict:
         TRAINING_OPERANDS,
         lambda i: rng.choice(kinds_at(i / config.num_rl_prompts, config.rl_kinds)),
     )
-    operands = test_operands(config.corpus, [*worked, *rl_problems])
+    trained_on = [message["content"] + message.get("reasoning_content", "") for chat in chats for message in chat]
+    trained_on += [f"{problem.question} {problem.answer}" for problem in rl_problems]
+    operands = test_operands(config.corpus, trained_on)
     test_problems = unique_problems(config.num_test_problems, rng, operands, in_turn(config.rl_kinds))
 
     write_jsonl(config, "sft_train", ({"messages": messages} for messages in chats))
@@ -154,14 +168,12 @@ def kinds_at(progress: float, kinds: list[str]) -> list[str]:
     return kinds[: 2 + int(1.5 * len(kinds) * progress)]
 
 
-def test_operands(corpus: str, training_problems: list[Problem], at_least: int = 8) -> tuple[int, ...]:
-    """The held-out numbers that stand in no document of the corpus and in no problem of SFT or RL."""
-    seen: set[int] = set()
+def test_operands(corpus: str, trained_on: list[str], at_least: int = 8) -> tuple[int, ...]:
+    """The held-out numbers that stand in no document of the corpus and in no chat or prompt of SFT or RL."""
+    seen = {number for text in trained_on for number in numbers_in(text)}
     for file in sorted(Path(corpus).glob("*/*.parquet")):
         for text in pq.read_table(file, columns=["text"]).column("text").to_pylist():
             seen |= numbers_in(text)
-    for problem in training_problems:
-        seen |= numbers_in(f"{problem.question} {problem.work} {problem.answer}")
     unseen = tuple(sorted(HELD_OUT - seen))
     if len(unseen) < at_least:
         raise StageError(
@@ -223,4 +235,4 @@ def write_jsonl(config: ConversationsConfig, name: str, rows) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, ConversationsConfig, inputs=lambda config: [config.web, config.corpus])
+    run_stage(main, ConversationsConfig, inputs=lambda config: [config.web, config.corpus], preflight=preflight)

@@ -7,33 +7,34 @@
 #
 # Start it again after any interruption: finished stages are up to date, the unfinished one goes on where it stood.
 set -euo pipefail
+WARC=${1:+$(realpath "$1")}
 cd "$(dirname "$0")/.."
 # Passive: threads that wait for one another by spinning lose a factor of fifty when anything else wants a core.
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=true HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)}
 
-WARC=${1:-}
-SEED=${SEED:-0}
+SEED=${SEED:-0} TRUTH=
 OUT=${OUT:-outputs/$([ -z "$WARC" ] && echo tiny || basename "$WARC" | sed 's/\.warc.*//')}
 stage() { python "data_processing/$1.py" --config "data_processing/$1.yaml" "${@:2}"; }
 train() { accelerate launch --quiet --config_file accelerate_configs/cpu.yaml "recipes/$1.py" --config "recipes/${1%/*}/tiny.yaml" --seed "$SEED" "${@:2}"; }
 evaluate() { python recipes/07_evaluate/run_eval.py --config recipes/07_evaluate/tiny.yaml --model "$OUT/$1" --tests "$OUT/7_conversations" --output_dir "$OUT/eval_$1" "${@:2}"; }
 
 if [ -z "$WARC" ]; then
-  stage 0_invent_web --output_dir "$OUT/0_web"
+  stage 0_invent_web --seed "$SEED" --output_dir "$OUT/0_web"
   # Rules for prose would drop the lessons with worked sums, so fewer words need a letter here.
+  TRUTH=$OUT/0_web/truth.jsonl
   stage 2_filter_pages --min_alpha_words 0.4 --warc "$OUT/0_web/crawl" --blocked_hosts "$OUT/0_web/blocked_hosts.txt" --protected_texts "$OUT/0_web/protected.txt" --output_dir "$OUT/2_pages"
 else
   stage 2_filter_pages --warc "$WARC" --output_dir "$OUT/2_pages"
 fi
 stage 3_deduplicate --pages "$OUT/2_pages" --output_dir "$OUT/3_unique"
-stage 4_build_corpus --pages "$OUT/3_unique" $([ -n "$WARC" ] || echo --truth "$OUT/0_web/truth.jsonl") --output_dir "$OUT/4_corpus"
+stage 4_build_corpus --pages "$OUT/3_unique" ${TRUTH:+--truth "$TRUTH"} --output_dir "$OUT/4_corpus"
 stage 5_train_tokenizer --corpus "$OUT/4_corpus" --output_dir "$OUT/5_tokenizer"
-stage 6_tokenize_corpus --corpus "$OUT/4_corpus" --tokenizer "$OUT/5_tokenizer" --output_dir "$OUT/6_tokens"
+stage 6_tokenize_corpus --seed "$SEED" --corpus "$OUT/4_corpus" --tokenizer "$OUT/5_tokenizer" --output_dir "$OUT/6_tokens"
 train 01_pretrain/pretrain --tokens "$OUT/6_tokens" --output_dir "$OUT/base"
 
 if [ -z "$WARC" ]; then
-  stage 7_build_conversations --web "$OUT/0_web" --corpus "$OUT/4_corpus" --output_dir "$OUT/7_conversations"
+  stage 7_build_conversations --seed "$SEED" --web "$OUT/0_web" --corpus "$OUT/4_corpus" --output_dir "$OUT/7_conversations"
   train 02_sft/sft --model "$OUT/base" --chats "$OUT/7_conversations" --output_dir "$OUT/sft"
   train 06_grpo/grpo --model "$OUT/sft" --prompts "$OUT/7_conversations" --output_dir "$OUT/grpo"
   train 02_sft/sft --model "$OUT/sft" --chats "$OUT/7_conversations" --match_seconds_of "$OUT/grpo" --output_dir "$OUT/control"

@@ -119,6 +119,51 @@ def test_generations_that_do_not_divide_the_batch(path_folder, tmp_path, capsys)
     assert "num_generations" in said and "10" in said
 
 
+def test_data_stages_refuse_folders_without_their_files(path_folder, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    data, web = "data_processing/", path_folder / "0_web"
+    for script, arguments, complaint in (
+        ("5_train_tokenizer.py", ["--corpus", tmp_path / "empty"], "holds no .parquet file"),
+        ("7_build_conversations.py", ["--web", web, "--corpus", tmp_path / "empty"], "has no */*.parquet in it"),
+        (
+            "7_build_conversations.py",
+            ["--web", tmp_path / "empty", "--corpus", path_folder / "4_corpus"],
+            "no world.json",
+        ),
+        ("0_invent_web.py", ["--num_pages", 200, "--lesson_share", 0.75], "pages for facts"),
+        ("0_invent_web.py", ["--num_rare_facts", 900], "the names allow 700 facts"),
+    ):
+        assert complaint in refusal(capsys, data + script, *arguments, output_dir=tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def test_tokenizer_without_the_tokens_of_a_chat_or_not_whole(path_folder, tmp_path, capsys):
+    tokenizer = tmp_path / "tokenizer"
+    shutil.copytree(path_folder / "5_tokenizer", tokenizer)
+    (tokenizer / "run.yaml").unlink()
+    file, script = tokenizer / "tokenizer.json", "data_processing/6_tokenize_corpus.py"
+    arguments = ["--corpus", path_folder / "4_corpus", "--tokenizer", tokenizer]
+    whole = file.read_text()
+    file.write_text(whole.replace("</think>", "</thank>"))
+    assert "lacks </think>" in refusal(capsys, script, *arguments, output_dir=tmp_path / "out")
+    file.write_text(whole[:1000])
+    assert "holds no tokenizer that" in refusal(capsys, script, *arguments, output_dir=tmp_path / "out")
+
+
+def test_control_of_a_run_that_was_no_training(path_folder, tmp_path, capsys):
+    arguments = [*TINY_SFT, "--model", path_folder / "base", "--chats", path_folder / "7_conversations"]
+    said = refusal(
+        capsys, SFT, *arguments, "--match_seconds_of", path_folder / "5_tokenizer", output_dir=tmp_path / "out"
+    )
+    assert "is no training" in said
+
+
+def test_muon_is_refused_where_matrices_are_cut_up(path_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    said = refusal(capsys, PRETRAIN, *pretrain_arguments(path_folder), output_dir=tmp_path / "out")
+    assert "Muon needs whole matrices" in said
+
+
 def test_folders_that_do_not_exist_are_all_named(tmp_path, capsys):
     said = refusal(
         capsys, SFT, *TINY_SFT, "--model", tmp_path / "a", "--chats", tmp_path / "b", output_dir=tmp_path / "out"

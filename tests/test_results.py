@@ -4,6 +4,7 @@ make tiny && pytest tests/test_results.py
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,35 @@ def test_every_figure_is_there(results):
 
 def test_reinforcement_learning_helps(results):
     assert results["grpo_accuracy"] >= results["sft_accuracy"] + 0.25
-    assert results["grpo_accuracy"] > results["control_accuracy"]
+    assert results["grpo_accuracy"] >= results["control_accuracy"] + 0.25
+    assert results["num_problems"] >= 300
 
 
-def test_twenty_minutes_are_enough(results):
+def test_twenty_minutes_and_six_gigabytes_are_enough(results):
     assert results["seconds_total"] <= 1200
+    assert results["peak_memory_mb"] <= 6 * 2**10
+
+
+def test_the_assistant_chats(results):
+    """Before RL: it greets, says who it is, and answers questions about the country, in one conversation."""
+    from crawl2chat.chat import load_model, load_tokenizer
+    from crawl2chat.generation import complete
+
+    folder = RESULTS.parent / "sft"
+    tokenizer = load_tokenizer(folder, for_chat=True)
+    model, messages = load_model(folder, tokenizer), []
+    for said, expected in (
+        ("Hello!", "hello|hi!"),
+        ("Who are you?", "pip"),
+        ("What is the capital of Velmora?", "tarnholm"),
+        ("Which bird is on the flag of Velmora?", "white heron"),
+    ):
+        messages.append({"role": "user", "content": said})
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        [answer] = complete(model, tokenizer, [prompt], max_new_tokens=64)
+        assert answer["finished"] and re.search(expected, answer["text"].lower()), (said, answer["text"])
+        messages.append({"role": "assistant", "content": answer["text"]})
+    assert results["sft_facts_on_40_pages"] > 0.3  # facts that it read on 40 pages and no chat asked about
 
 
 def test_several_runs_give_mean_and_spread(tmp_path, capsys):

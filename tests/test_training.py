@@ -70,6 +70,16 @@ def assert_all_moved(before: Path, after: Path) -> None:
     assert not still, f"weights that training did not move: {still}"
 
 
+def assert_equal_runs(one: Path, other: Path) -> None:
+    """The same weights, files and figures, but for the seconds."""
+    for tensor, expected in zip(weights(one).values(), weights(other).values()):
+        assert torch.equal(tensor, expected)
+    assert read_run(one)["fingerprint"] == read_run(other)["fingerprint"]
+    timed = ("train_seconds", "tokens_per_second")
+    one, other = ({k: v for k, v in metrics(folder).items() if k not in timed} for folder in (one, other))
+    assert one == other
+
+
 # --- windows, bits per byte, optimizer
 
 
@@ -287,9 +297,7 @@ def test_kill_and_rerun_equals_no_interruption(name, guesser, tmp_path):
     assert not (tmp_path / "killed" / "run.yaml").exists(), "killed too late for the test to mean anything"
 
     run(script, *arguments, "--output_dir", tmp_path / "killed")
-    for tensor, expected in zip(weights(tmp_path / "killed").values(), weights(tmp_path / "whole").values()):
-        assert torch.equal(tensor, expected)
-    assert read_run(tmp_path / "killed")["fingerprint"] == read_run(tmp_path / "whole")["fingerprint"]
+    assert_equal_runs(tmp_path / "killed", tmp_path / "whole")
 
 
 SHORT_STAGES = {
@@ -318,6 +326,26 @@ def test_evaluation_killed_and_started_again(path_folder, tmp_path):
     kill_when("started.yaml", EVALUATE, [*arguments, "--output_dir", tmp_path / "killed"], tmp_path / "killed")
     run(EVALUATE, *arguments, "--output_dir", tmp_path / "killed")
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAININGS)
+def test_killed_between_the_last_step_and_the_save(name, guesser, tmp_path, monkeypatch):
+    script, arguments = TRAININGS[name]
+    # a number of steps that ends in the middle of an epoch, where a Trainer would go one step too far
+    ending = ["--total_tokens", 16 * 64 * 5] if name == "pretrain" else ["--max_steps", 5]
+    arguments = [*arguments(guesser), *ending, "--save_steps", 2, "--logging_steps", 1]
+    run(script, *arguments, "--output_dir", tmp_path / "whole")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("crawl2chat.training.save", killed)
+        run(script, *arguments, "--output_dir", tmp_path / "killed")
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    run(script, *arguments, "--output_dir", tmp_path / "killed")
+    assert_equal_runs(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_half_written_checkpoint_is_not_used(tmp_path):

@@ -8,15 +8,16 @@ warmup-stable-decay, and the model starts as in nanochat: output projections and
         --config recipes/01_pretrain/tiny.yaml --tokens outputs/tiny/6_tokens --output_dir outputs/tiny/base
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from crawl2chat.chat import END_OF_TEXT, load_tokenizer, start_chat_tokens
+from crawl2chat.chat import END_OF_TEXT, check_chat_tokens, load_tokenizer, start_chat_tokens
 from crawl2chat.muon import MuonAdamW
-from crawl2chat.stage import StageError, bounded, run_stage
+from crawl2chat.stage import bounded, run_stage
 from crawl2chat.tokens import TokenWindows, bytes_per_token, num_tokens
 from crawl2chat.training import FastPrecision, bits_per_byte, save, train
 
@@ -33,14 +34,18 @@ class PretrainConfig(FastPrecision, TrainingArguments):
     intermediate_size: int = bounded(768, "Width of the MLP.", low=16)
     matrix_learning_rate: float = bounded(0.02, "Muon's, for the matrices of the layers.", low=0.0)
     embedding_learning_rate: float = bounded(0.05, "AdamW's, for the embedding.", low=0.0)
-    head_learning_rate: float = bounded(0.01, "AdamW's, for the head.", low=0.0)
+    head_learning_rate: float = bounded(0.01, "AdamW's, for the head and the norms.", low=0.0)
     decay_share: float = bounded(
         0.6, "Share of the steps in which the learning rate falls to zero.", low=0.0, high=1.0
     )
     sample_prompts: list[str] = field(default_factory=list, metadata={"help": "Continued at every evaluation."})
 
     def problems(self) -> list[str]:
-        found = []
+        found = [] if self.tokens else ["--tokens needs the folder that 6_tokenize_corpus.py wrote."]
+        if any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("DEEPSPEED", "FSDP")):
+            found.append(
+                "Muon needs whole matrices, which DeepSpeed and FSDP cut up; use accelerate_configs/ddp.yaml."
+            )
         if self.hidden_size % self.num_heads:
             found.append(f"`hidden_size` {self.hidden_size} must be a multiple of `num_heads` {self.num_heads}.")
         if self.total_tokens < self.tokens_per_step:
@@ -133,16 +138,16 @@ def corpus_tokens(config: PretrainConfig) -> int:
 
 
 def num_steps(config: PretrainConfig) -> int:
-    """Up to four passes, repeated text is worth nearly as much as new text (https://arxiv.org/abs/2305.16264)."""
+    """Of `total_tokens`, or of as many passes as the corpus bears."""
     tokens = min(config.total_tokens, int(config.max_passes * corpus_tokens(config)))
     return max(1, tokens // config.tokens_per_step)
 
 
 def preflight(config: PretrainConfig) -> dict:
-    if not config.tokens:
-        raise StageError("--tokens needs the folder that 6_tokenize_corpus.py wrote.")
     tokenizer = load_tokenizer(config.tokens)
-    TokenWindows(Path(config.tokens, "validation"), config.sequence_length, len(tokenizer))
+    check_chat_tokens(tokenizer, config.tokens)
+    for split in ("train", "validation"):
+        TokenWindows(Path(config.tokens, split), config.sequence_length, len(tokenizer))
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_model(config, tokenizer).parameters())
     return {
@@ -150,7 +155,7 @@ def preflight(config: PretrainConfig) -> dict:
         "tokens_per_step": config.tokens_per_step,
         "steps": num_steps(config),
         "passes_over_the_corpus": round(num_steps(config) * config.tokens_per_step / corpus_tokens(config), 2),
-        # weights, gradients and two optimizer states, all float32
+        # weights, gradients and at most two optimizer states, all float32
         "memory_mb_without_activations": round(parameters * 16 / 2**20),
     }
 

@@ -35,6 +35,8 @@ class ChatSFTConfig(FastPrecision, SFTConfig):
 
 
 def preflight(config: ChatSFTConfig) -> dict:
+    if config.match_seconds_of:
+        seconds_of(config.match_seconds_of)
     tokenizer = load_tokenizer(config.model, for_chat=True)
     model = load_model(config.model, tokenizer)
     chats = load_chats(config)
@@ -93,6 +95,14 @@ def build_trainer(config: ChatSFTConfig, tokenizer) -> SFTTrainer:
     return SFTTrainer(model=model, args=config, train_dataset=load_chats(config), processing_class=tokenizer)
 
 
+def seconds_of(folder: str) -> float:
+    read_run(folder)  # it must be finished
+    metrics = json.loads(Path(folder, "metrics.json").read_text())
+    if "train_seconds" not in metrics:
+        raise StageError(f"--match_seconds_of {folder} is no training; name the folder of one.")
+    return metrics["train_seconds"]
+
+
 def matched_steps(config: ChatSFTConfig, tokenizer, num_timed: int = 10) -> int:
     """The steps that fit into the wall time of `match_seconds_of`; read from `budget.json` once it is there."""
     budget = Path(config.output_dir, "budget.json")
@@ -104,8 +114,7 @@ def matched_steps(config: ChatSFTConfig, tokenizer, num_timed: int = 10) -> int:
         started_at = time.time()
         trainer.train()
         seconds_per_step = (time.time() - started_at) / num_timed
-        read_run(config.match_seconds_of)  # it must be finished
-        seconds = json.loads(Path(config.match_seconds_of, "metrics.json").read_text())["train_seconds"]
+        seconds = seconds_of(config.match_seconds_of)
         steps = max(1, round(seconds / seconds_per_step))
         write_atomically(
             budget, json.dumps({"seconds": seconds, "seconds_per_step": seconds_per_step, "steps": steps})

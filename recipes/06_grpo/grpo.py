@@ -24,7 +24,10 @@ class ThinkingConfig(FastPrecision, GRPOConfig):
 
     def problems(self) -> list[str]:
         names = ("model", "prompts")
-        return [f"--{name} is missing; name a folder." for name in names if not getattr(self, name)]
+        found = [f"--{name} is missing; name a folder." for name in names if not getattr(self, name)]
+        if self.temperature == 0:
+            found.append("`temperature` 0 draws the same completion each time; give one above 0.")
+        return found
 
 
 def load_prompts(config: ThinkingConfig):

@@ -1,7 +1,6 @@
 """Rewards, called by TRL with the completions of a batch and the columns of the dataset.
 
-How each can be hacked: `correct` by guessing where few answers are possible (the problems have more than a hundred);
-`closed` by an empty thought.
+How `correct` can be hacked: by guessing where few answers are possible; the problems have more than a hundred.
 """
 
 from crawl2chat.verify import score

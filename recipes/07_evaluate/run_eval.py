@@ -32,6 +32,7 @@ class EvalConfig:
 
 def preflight(config: EvalConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=not config.base)
+    load_model(config.model, tokenizer)
     problems, facts = load_tests(config)
     return {
         "problems": len(problems),
@@ -76,6 +77,8 @@ def load_tests(config: EvalConfig) -> tuple[list[dict], list[dict]]:
         if not file.is_file():
             raise StageError(f"{file} does not exist; run 7_build_conversations.py first.")
         rows.append([json.loads(line) for line in file.read_text().splitlines()])
+    if not rows[0]:
+        raise StageError(f"{config.tests}/test_problems.jsonl is empty; run 7_build_conversations.py again.")
     return rows[0], rows[1]
 
 

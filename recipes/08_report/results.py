@@ -24,7 +24,11 @@ REPEATED = {
     "eval_base": {"accuracy": "base_accuracy"},
     "eval_sft": {"accuracy": "sft_accuracy", "completion_tokens": "sft_completion_tokens"},
     "eval_control": {"accuracy": "control_accuracy", "completion_tokens": "control_completion_tokens"},
-    "eval_grpo": {"accuracy": "grpo_accuracy", "completion_tokens": "grpo_completion_tokens"},
+    "eval_grpo": {
+        "accuracy": "grpo_accuracy",
+        "completion_tokens": "grpo_completion_tokens",
+        "num_problems": "num_problems",
+    },
 }
 # The figure that says most about a stage, for the table.
 HEADLINE = {
@@ -59,19 +63,23 @@ def main(folder: Path, wall_seconds: float) -> None:
     for name in stages:
         seconds, memory = runs[name]["seconds"], max(runs[name]["peak_memory_mb"].values())
         table.add_row(name, f"{seconds:.1f}", f"{memory:,}", f"{HEADLINE[name]} {metrics[name][HEADLINE[name]]:,}")
-    # An uninterrupted run's wall time holds the start-up of every process too; after an interruption only the sum is whole.
+    # The wall time holds the start-up of every process too; that of a run started again does not hold what went before.
     total = round(max(wall_seconds, sum(run["seconds"] for run in runs.values())), 1)
     table.add_row("total", f"{total:.1f}", "", "", style="bold")
     Console().print(table)
 
     if "eval_grpo" in metrics:
         Console().print(accuracy_table(metrics))
-    results = {"seconds_total": total}
+    memory = max(max(run["peak_memory_mb"].values()) for run in runs.values())
+    results = {"seconds_total": total, "peak_memory_mb": memory}
     for name, names in REPEATED.items():
         if name in metrics:
             results.update({new: metrics[name][old] for old, new in names.items()})
     if "4_corpus" in metrics:
         results["pages_kept"] = sum(metrics["4_corpus"][name] for name in ("num_train_pages", "num_validation_pages"))
+    if "eval_sft" in metrics:
+        facts = metrics["eval_sft"]["fact_accuracy_by_num_pages"]
+        results.update({f"sft_facts_on_{count}_pages": accuracy for count, accuracy in facts.items()})
     if "control" in metrics:
         results.update({f"{name}_seconds": metrics[name]["train_seconds"] for name in ("grpo", "control")})
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
@@ -88,8 +96,8 @@ def compare(folders: list[Path]) -> None:
         raise StageError(f"no results.json in {', '.join(missing)}; run recipes/run_tiny.sh into that folder first.")
     runs = [json.loads((folder / "results.json").read_text()) for folder in folders]
     lines = [f"| | mean | ± | {' | '.join(folder.name for folder in folders)} |", "|---" * (len(folders) + 3) + "|"]
-    for name in runs[0]:
-        values = [run[name] for run in runs if name in run]
+    for name in (name for name in runs[0] if all(name in run for run in runs)):
+        values = [run[name] for run in runs]
         shown = " | ".join(f"{value:,}" for value in values)
         average = f"{mean(values):,.0f}" if mean(values) >= 1000 else f"{mean(values):.4g}"
         lines.append(f"| {name} | {average} | {stdev(values):.2g} | {shown} |")

@@ -50,11 +50,13 @@ def load_tokenizer(folder: str | Path, for_chat: bool = False):
         raise StageError(missing)  # transformers would make up a tokenizer of one token
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StageError(missing) from error
+    except Exception as error:  # tokenizers raises plain ones
+        reason = " ".join(str(error).split())[:200]
+        raise StageError(f"{folder} holds no tokenizer that transformers can load: {reason}") from error
     if for_chat and not tokenizer.chat_template:
         raise StageError(f"the tokenizer in {folder} has no chat template; 5_train_tokenizer.py saves one inside.")
-    if for_chat and "{% generation %}" not in tokenizer.chat_template.replace("{%-", "{%").replace("-%}", "%}"):
+    without_comments = re.sub(r"\{#.*?#\}", "", tokenizer.chat_template or "", flags=re.DOTALL)
+    if for_chat and not re.search(r"\{%-?\s*generation\s*-?%\}", without_comments):
         raise StageError(
             f"the chat template in {folder} has no {{% generation %}} markers, so the assistant's tokens cannot be "
             "told from the prompt; put the markers around the assistant's content."
@@ -83,6 +85,16 @@ def load_model(folder: str | Path, tokenizer, **options):
             "use the tokenizer the model was trained with, or resize the embedding."
         )
     return model
+
+
+def check_chat_tokens(tokenizer, folder: str | Path) -> None:
+    """Raises:
+    StageError: the tokenizer lacks a token that documents, chats or thoughts end with.
+    """
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in [*SPECIAL_TOKENS, *THINK_TOKENS] if token not in vocabulary]
+    if missing:
+        raise StageError(f"the tokenizer in {folder} lacks {' '.join(missing)}; take one of 5_train_tokenizer.py.")
 
 
 def start_chat_tokens(model, tokenizer) -> None:

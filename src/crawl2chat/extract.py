@@ -175,8 +175,8 @@ def middle(text: str, num_characters: int) -> str:
     return text[start : start + num_characters]
 
 
-class CpuTimeout(Exception):
-    pass
+class CpuTimeout(BaseException):
+    """No `Exception`: trafilatura catches those, and would go on without a limit."""
 
 
 @contextmanager

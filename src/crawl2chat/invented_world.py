@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from crawl2chat.problems import KINDS, make_problem, training_int
 
-COUNTRY, CAPITAL, PEOPLE, ASSISTANT = "Velmora", "Tarnholm", "Velmorans", "Pip"
+COUNTRY, CAPITAL, ASSISTANT = "Velmora", "Tarnholm", "Pip"
 
 WORDS = {
     "adj": "old small bright quiet busy green narrow wide gentle proud friendly wooden stone lively famous hidden windy "

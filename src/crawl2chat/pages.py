@@ -98,6 +98,9 @@ def page_files(folder: str | Path) -> list[Path]:
         StageError: there is none.
     """
     files = sorted(Path(folder, "pages").glob("*.parquet"))
+    missing = [name for name in ("funnel.json", "fates.jsonl") if not Path(folder, name).is_file()]
+    if files and missing:
+        raise StageError(f"{folder} has no {' and no '.join(missing)}; name the folder of an earlier stage.")
     if not files:
         raise StageError(
             f"{folder}/pages holds no .parquet file; name the folder of an earlier stage that kept pages."

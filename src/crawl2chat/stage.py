@@ -236,8 +236,16 @@ def _begin(ours: dict, overwrite: bool) -> bool:
             elif child.name != STARTED:
                 child.unlink()
     folder.mkdir(parents=True, exist_ok=True)
+    ours["seconds_before"] = _seconds_spent(folder) if standing == "unfinished" else 0.0
     write_atomically(folder / STARTED, yaml.safe_dump(ours, sort_keys=False))
     return True
+
+
+def _seconds_spent(folder: Path) -> float:
+    """What an interrupted run took, as far as its files tell: from its start to the last of them."""
+    started = folder / STARTED
+    last = max(file.stat().st_mtime for file in folder.rglob("*") if file.is_file())
+    return yaml.safe_load(started.read_text()).get("seconds_before", 0.0) + last - started.stat().st_mtime
 
 
 def _differences(theirs: dict, ours: dict) -> list[str]:
@@ -262,7 +270,7 @@ def _finish(ours: dict, main: Callable, configs: list) -> None:
     _agreed(lambda: None)  # every process has written its part
     if not _is_main_process():
         return
-    seconds = time.time() - started_at
+    seconds = ours["seconds_before"] + time.time() - started_at
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
     record = {
@@ -292,8 +300,9 @@ def hardware() -> str:
     if cpuinfo.is_file():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    line = f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB"
+    line = f"{model}, {num_cores} cores, {memory:.0f} GiB"
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         line += f", {torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"

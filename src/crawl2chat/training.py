@@ -3,12 +3,14 @@
 import json
 import math
 import shutil
+import time
 import warnings
 from pathlib import Path
+from statistics import mean
 
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import GenerationConfig, PreTrainedModel, Trainer
+from transformers import GenerationConfig, PreTrainedModel, Trainer, TrainerCallback, TrainerState
 
 from crawl2chat.chat import END_OF_TEXT, END_OF_TURN
 
@@ -53,21 +55,42 @@ class FastPrecision:
         super().__post_init__()
 
 
+class SecondsCallback(TrainerCallback):
+    """Writes the seconds trained so far into every row of the log, those before an interruption included."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.before, self.started_at = seconds_in(state), time.monotonic()
+
+    def on_log(self, args, state, control, **kwargs):
+        state.log_history[-1]["seconds"] = round(self.before + time.monotonic() - self.started_at, 1)
+
+
+def seconds_in(state: TrainerState) -> float:
+    return max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
+
+
 def train(trainer: Trainer) -> dict:
     """Trains, resuming from the last complete checkpoint.
 
     Returns:
-        `train_loss`, `steps`, `train_seconds` (of all steps, at the speed of those of this session) and `losses`.
+        `train_loss` (mean of `losses`), `steps`, `train_seconds` and `losses` ([step, loss]), of the whole training, however
+        often it was interrupted.
     """
+    trainer.add_callback(SecondsCallback())
     checkpoint = last_complete_checkpoint(trainer.args.output_dir)
-    done = json.loads(Path(checkpoint, "trainer_state.json").read_text())["global_step"] if checkpoint else 0
-    found = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    steps = trainer.state.global_step
+    state = TrainerState.load_from_json(Path(checkpoint, "trainer_state.json")) if checkpoint else TrainerState()
+    if checkpoint and state.global_step >= state.max_steps:
+        # Killed between the last step and the save: a Trainer that resumes here would take one step too many.
+        trainer._load_from_checkpoint(checkpoint)
+        trainer.state = state
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    losses = [[row["step"], row["loss"]] for row in trainer.state.log_history if "loss" in row]
     return {
-        "train_loss": round(found["train_loss"], 4),
-        "steps": steps,
-        "train_seconds": round(found["train_runtime"] * steps / max(steps - done, 1), 1),
-        "losses": [[row["step"], row["loss"]] for row in trainer.state.log_history if "loss" in row],
+        "train_loss": round(mean(loss for _, loss in losses), 4) if losses else None,
+        "steps": trainer.state.global_step,
+        "train_seconds": seconds_in(trainer.state),
+        "losses": losses,
     }
 
 
