@@ -284,7 +284,7 @@ TRAININGS = {
 @pytest.mark.parametrize("name", TRAININGS)
 def test_kill_and_rerun_equals_no_interruption(name, guesser, tmp_path):
     script, arguments = TRAININGS[name]
-    arguments = [*arguments(guesser), "--save_steps", 3, "--save_total_limit", 2, "--seed", 1]
+    arguments = [*arguments(guesser), "--save_steps", 3, "--logging_steps", 3, "--save_total_limit", 2, "--seed", 1]
     run(script, *arguments, "--output_dir", tmp_path / "whole")
 
     process = start(script, *arguments, "--output_dir", tmp_path / "killed")

@@ -58,11 +58,14 @@ class FastPrecision:
 class SecondsCallback(TrainerCallback):
     """Writes the seconds trained so far into every row of the log, those before an interruption included."""
 
+    started_at = None  # not while it only evaluates
+
     def on_train_begin(self, args, state, control, **kwargs):
         self.before, self.started_at = seconds_in(state), time.monotonic()
 
     def on_log(self, args, state, control, **kwargs):
-        state.log_history[-1]["seconds"] = round(self.before + time.monotonic() - self.started_at, 1)
+        if self.started_at is not None:
+            state.log_history[-1]["seconds"] = round(self.before + time.monotonic() - self.started_at, 1)
 
 
 def seconds_in(state: TrainerState) -> float:
