@@ -17,7 +17,7 @@ from tqdm import tqdm
 from crawl2chat.invented_pages import FAULTS, PageMaker, warc_info, warc_records
 from crawl2chat.invented_world import ASSISTANT, CAPITAL, COUNTRY, World
 from crawl2chat.problems import HELD_OUT, KINDS, numbers_in
-from crawl2chat.stage import bounded, run_stage, write_atomically
+from crawl2chat.stage import bounded, run_stage, write_atomically, write_jsonl
 
 
 @dataclass
@@ -96,10 +96,6 @@ def main(config: InventWebConfig) -> dict:
         "pages_by_fate": dict(sorted(Counter(page.fate for page in pages).items())),
         "pages_by_kind": dict(sorted(Counter(page.kind for page in pages).items())),
     }
-
-
-def write_jsonl(path: Path, rows: list[dict]) -> None:
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 if __name__ == "__main__":

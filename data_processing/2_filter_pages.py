@@ -21,9 +21,9 @@ from crawl2chat.filters import (
     ProtectedFilter,
     RepetitionFilter,
 )
-from crawl2chat.pages import DroppedPages, PageWriter, fates_of, funnel_of, json_lines, run_pipeline
+from crawl2chat.pages import DroppedPages, PageWriter, fates_of, funnel_of, run_pipeline
 from crawl2chat.personal_data import RemovePersonalData
-from crawl2chat.stage import StageError, bounded, run_stage, write_atomically
+from crawl2chat.stage import StageError, bounded, run_stage, write_atomically, write_jsonl
 from crawl2chat.warc import WarcPages, check_warc, warc_files
 
 
@@ -94,7 +94,7 @@ def main(config: FilterConfig) -> dict:
             "records with --allow_damaged true --overwrite."
         )
     write_atomically(Path(out, "funnel.json"), json.dumps(funnel, indent=2) + "\n")
-    write_atomically(Path(out, "fates.jsonl"), json_lines(fates_of(out)))
+    write_jsonl(Path(out, "fates.jsonl"), fates_of(out))
     personal_data = totals[[step.name for step in steps].index("personal_data")]
     return {
         "num_files": len(files),

@@ -16,12 +16,11 @@ from crawl2chat.pages import (
     PageWriter,
     fates_of,
     funnel_of,
-    json_lines,
     page_files,
     read_lines,
     run_pipeline,
 )
-from crawl2chat.stage import bounded, run_stage, write_atomically
+from crawl2chat.stage import bounded, run_stage, write_atomically, write_jsonl
 
 
 @dataclass
@@ -52,7 +51,7 @@ def main(config: DeduplicateConfig) -> dict:
     earlier, [step] = json.loads(Path(config.pages, "funnel.json").read_text()), funnel_of(steps, totals, out)
     write_atomically(out / "funnel.json", json.dumps([*earlier, step], indent=2) + "\n")
     fates = read_lines(Path(config.pages, "fates.jsonl")) + fates_of(out)
-    write_atomically(out / "fates.jsonl", json_lines(fates))
+    write_jsonl(out / "fates.jsonl", fates)
     return {
         "num_pages_in": step["num_in"],
         "num_pages_kept": step["num_kept"],

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from crawl2chat.invented_world import untold_fact
 from crawl2chat.problems import HELD_OUT, KINDS, TRAINING_OPERANDS, Problem, make_problem, numbers_in
-from crawl2chat.stage import StageError, bounded, run_stage, write_atomically
+from crawl2chat.stage import StageError, bounded, run_stage, write_jsonl
 
 GREETINGS = [
     "Hello!",
@@ -110,28 +110,20 @@ def main(config: ConversationsConfig) -> dict:
     operands = test_operands(config.corpus, trained_on)
     test_problems = unique_problems(config.num_test_problems, rng, operands, in_turn(config.rl_kinds))
 
-    write_jsonl(config, "sft_train", ({"messages": messages} for messages in chats))
-    write_jsonl(
-        config,
-        "rl_train",
-        (
-            {"prompt": [{"role": "user", "content": p.question}], "answer": str(p.answer), "kind": p.kind}
-            for p in rl_problems
-        ),
-    )
-    write_jsonl(
-        config,
-        "test_problems",
-        ({"question": p.question, "answer": str(p.answer), "kind": p.kind} for p in test_problems),
-    )
-    write_jsonl(
-        config,
-        "test_facts",
-        (
-            {"question": fact["questions"][0], "object": fact["object"], "num_pages": fact["num_pages"]}
-            for fact in test_facts
-        ),
-    )
+    out = Path(config.output_dir)
+    write_jsonl(out / "sft_train.jsonl", [{"messages": messages} for messages in chats])
+    prompts = [
+        {"prompt": [{"role": "user", "content": p.question}], "answer": str(p.answer), "kind": p.kind}
+        for p in rl_problems
+    ]
+    write_jsonl(out / "rl_train.jsonl", prompts)
+    tests = [{"question": p.question, "answer": str(p.answer), "kind": p.kind} for p in test_problems]
+    write_jsonl(out / "test_problems.jsonl", tests)
+    asked = [
+        {"question": fact["questions"][0], "object": fact["object"], "num_pages": fact["num_pages"]}
+        for fact in test_facts
+    ]
+    write_jsonl(out / "test_facts.jsonl", asked)
     return {
         "sft_chats": len(chats),
         "worked_examples": len(worked),
@@ -227,11 +219,6 @@ def reading(rng: random.Random, names: dict[str, list[str]], known: set[tuple[st
     rng.shuffle(told)
     question = rng.choice(READING).format(text=" ".join(told), question=rng.choice(fact.questions))
     return chat((question, fact.answer))
-
-
-def write_jsonl(config: ConversationsConfig, name: str, rows) -> None:
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_atomically(Path(config.output_dir, f"{name}.jsonl"), "".join(lines))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from statistics import mean
 
 from crawl2chat.chat import load_model, load_tokenizer, local
 from crawl2chat.generation import complete
-from crawl2chat.stage import StageError, bounded, run_stage, write_atomically
+from crawl2chat.stage import StageError, bounded, run_stage, write_jsonl
 from crawl2chat.verify import score
 
 
@@ -56,8 +56,7 @@ def main(config: EvalConfig) -> dict:
         sentence = row["completion"].split(".")[0] if config.base else row["completion"]
         row["score"] = float(row["object"].lower() in sentence.lower())
 
-    rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in problems + facts)
-    write_atomically(Path(config.output_dir, "completions.jsonl"), rows)
+    write_jsonl(Path(config.output_dir, "completions.jsonl"), problems + facts)
     accuracy = mean(row["score"] for row in problems)
     return {
         "accuracy": round(accuracy, 4),

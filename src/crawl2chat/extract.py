@@ -72,20 +72,22 @@ def licence_of(html: str) -> str:
     return "copyright" if any(notice in html for notice in COPYRIGHT_NOTICES) else ""
 
 
-class LanguageGate(PageFilter):
-    """Shrinks the page, and drops it before the costly extraction if its middle is surely in none of the languages.
-
-    Measured on a crawl that is 28% English: the same pages kept, in half the time.
-    """
-
-    name = "language_gate"
-
+class _LanguageStep(PageFilter):
     def __init__(self, languages: list[str], min_probability: float, dropped: DroppedPages | None = None):
         super().__init__(dropped)
         self.languages, self.min_probability = languages, min_probability
 
     def begin(self, rank: int) -> None:
         self.model = LanguageModel()
+
+
+class LanguageGate(_LanguageStep):
+    """Shrinks the page, and drops it before the costly extraction if its middle is surely in none of the languages.
+
+    Measured on a crawl that is 28% English: the same pages kept, in half the time.
+    """
+
+    name = "language_gate"
 
     def reason_to_drop(self, document: Document) -> str:
         tree = LexborHTMLParser(document.text)
@@ -131,17 +133,10 @@ def extract_text(html: str) -> str:
     return text or ""
 
 
-class LanguageFilter(PageFilter):
+class LanguageFilter(_LanguageStep):
     """Keeps pages whose text is in one of the languages, and records which (FineWeb's threshold is 0.65)."""
 
     name = "language"
-
-    def __init__(self, languages: list[str], min_probability: float, dropped: DroppedPages | None = None):
-        super().__init__(dropped)
-        self.languages, self.min_probability = languages, min_probability
-
-    def begin(self, rank: int) -> None:
-        self.model = LanguageModel()
 
     def reason_to_drop(self, document: Document) -> str:
         language, probability = next(

@@ -178,7 +178,3 @@ def read_lines(file: Path) -> list[dict]:
 
 def num_bytes(text: str) -> int:
     return len(text.encode("utf-8", "replace"))
-
-
-def json_lines(items: list[dict]) -> str:
-    return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)

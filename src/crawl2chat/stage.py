@@ -48,6 +48,7 @@ __all__ = [
     "resolved",
     "run_stage",
     "write_atomically",
+    "write_jsonl",
 ]
 
 DONE = "run.yaml"
@@ -145,6 +146,11 @@ def write_atomically(path: str | Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
+    """Writes one JSON object a line, the whole file or none."""
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _checked_inputs(paths: list[Path], output_dir: Path) -> list[Path]:
