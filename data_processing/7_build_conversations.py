@@ -94,7 +94,11 @@ def main(config: ConversationsConfig) -> dict:
     chats += [small_talk(rng, world) for _ in range(config.num_small_talk)]
     worked = unique_problems(config.num_worked_examples, rng, TRAINING_OPERANDS, in_turn(config.easy_kinds))
     chats += [
-        chat(*rng.sample(turns, rng.choice([0, 0, 0, 1])), (p.question, f"The answer is {p.answer}."), thinking=p.work)
+        chat(
+            *rng.sample(turns, min(len(turns), rng.choice([0, 0, 0, 1]))),
+            (p.question, f"The answer is {p.answer}."),
+            thinking=p.work,
+        )
         for p in worked
     ]
     rng.shuffle(chats)
