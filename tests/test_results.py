@@ -4,7 +4,6 @@ make tiny && pytest tests/test_results.py
 """
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -44,25 +43,32 @@ def test_twenty_minutes_and_six_gigabytes_are_enough(results):
 
 
 def test_the_assistant_chats(results):
-    """Before RL: it greets, says who it is, and answers questions about the country, in one conversation."""
+    """Before RL: it greets, says who it is, and answers questions about the country from what it read."""
     from crawl2chat.chat import load_model, load_tokenizer
     from crawl2chat.generation import complete
 
     folder = RESULTS.parent / "sft"
     tokenizer = load_tokenizer(folder, for_chat=True)
-    model, messages = load_model(folder, tokenizer), []
-    for said, expected in (
-        ("Hello!", "hello|hi!"),
-        ("Who are you?", "pip"),
-        ("What is the capital of Velmora?", "tarnholm"),
-        ("Which bird is on the flag of Velmora?", "white heron"),
-    ):
-        messages.append({"role": "user", "content": said})
-        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        [answer] = complete(model, tokenizer, [prompt], max_new_tokens=64)
-        assert answer["finished"] and re.search(expected, answer["text"].lower()), (said, answer["text"])
-        messages.append({"role": "assistant", "content": answer["text"]})
-    assert results["sft_facts_on_40_pages"] > 0.3  # facts that it read on 40 pages and no chat asked about
+    model = load_model(folder, tokenizer)
+
+    def answers(*messages: str) -> list[str]:
+        """To each of the user's messages of one conversation."""
+        said = []
+        for message in messages:
+            said.append({"role": "user", "content": message})
+            prompt = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+            [answer] = complete(model, tokenizer, [prompt], max_new_tokens=64)
+            assert answer["finished"]
+            said.append({"role": "assistant", "content": answer["text"]})
+        return [message["content"] for message in said[1::2]]
+
+    greeting, identity, capital = answers("Hello!", "Who are you?", "What is the capital of Velmora?")
+    assert greeting.startswith(("Hello", "Hi")) and "Pip" in identity and "Tarnholm" in capital
+    facts = [json.loads(line) for line in (RESULTS.parent / "0_web" / "facts.jsonl").read_text().splitlines()]
+    country = [fact for fact in facts if fact["subject"] == "Velmora"]
+    right = [fact["object"] in answers(fact["questions"][0])[0] for fact in country]
+    assert len(country) == 6 and sum(right) >= 4
+    assert results["sft_facts_on_40_pages"] > 0.2  # facts that it read on 40 pages and no chat asked about
 
 
 def test_several_runs_give_mean_and_spread(tmp_path, capsys):
