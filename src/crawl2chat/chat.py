@@ -88,9 +88,7 @@ def load_model(folder: str | Path, tokenizer, **options):
 
 
 def check_chat_tokens(tokenizer, folder: str | Path) -> None:
-    """Raises:
-    StageError: the tokenizer lacks a token that documents, chats or thoughts end with.
-    """
+    """Refuses, by a `StageError`, a tokenizer that lacks a token that documents, chats or thoughts begin or end with."""
     vocabulary = tokenizer.get_vocab()
     missing = [token for token in [*SPECIAL_TOKENS, *THINK_TOKENS] if token not in vocabulary]
     if missing:
