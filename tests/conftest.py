@@ -124,18 +124,16 @@ def path_folder(tmp_path_factory) -> Path:
         "--output_dir", folder / "7_conversations", "--num_worked_examples", 40, "--num_small_talk", 20,
         "--num_readings", 20, "--num_rl_prompts", 48, "--num_test_problems", 12,
     )  # fmt: skip
-    run(
-        PRETRAIN,
-        *pretrain_arguments(folder),
-        "--output_dir",
-        folder / "base",
-        "--total_tokens",
-        60_000,
-        "--logging_steps",
-        5,
-    )
+    run(PRETRAIN, *base_arguments(folder))
     return folder
 
 
 def pretrain_arguments(folder: Path) -> list:
     return ["--config", ROOT / "recipes/01_pretrain/tiny.yaml", "--tokens", folder / "6_tokens", *SMALL]
+
+
+def base_arguments(folder: Path) -> list:
+    """Of the base model in `path_folder`."""
+    return [
+        *pretrain_arguments(folder), "--output_dir", folder / "base", "--total_tokens", 60_000, "--logging_steps", 5,
+    ]  # fmt: skip

@@ -10,7 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EVALUATE, GRPO, PRETRAIN, ROOT, SFT, kill_when, metrics, pretrain_arguments, run, start
+from conftest import (
+    EVALUATE,
+    GRPO,
+    PRETRAIN,
+    ROOT,
+    SFT,
+    base_arguments,
+    kill_when,
+    metrics,
+    pretrain_arguments,
+    run,
+    start,
+)
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -200,6 +212,18 @@ def test_pretraining_learns_and_leaves_a_whole_folder(path_folder):
     assert found["losses"][-1][1] < found["losses"][0][1]
     assert AutoModelForCausalLM.from_pretrained(base).config.vocab_size == len(load_tokenizer(base, for_chat=True))
     assert not list(base.glob("*.bin")), "only safetensors"
+
+
+def test_another_verbosity_is_no_other_run(path_folder, capsys):
+    import transformers
+
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # the default of `disable_tqdm` follows it
+    try:
+        run(PRETRAIN, *base_arguments(path_folder))
+    finally:
+        transformers.logging.set_verbosity(before)
+    assert "is up to date" in capsys.readouterr().err
 
 
 @pytest.mark.slow
