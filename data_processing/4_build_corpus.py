@@ -1,4 +1,4 @@
-"""Unique pages -> a dataset: train and validation split, Parquet shards, dataset card, funnel, scores against the truth.
+"""Unique pages -> a dataset: two splits in Parquet shards, dataset card, funnel and its page, scores against the truth.
 
 The order of pages and the split are those of a hash of the address: shuffled, and the same on every run.
 
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 from xxhash import xxh3_64_intdigest
 
+from crawl2chat.funnel_page import write_funnel_page
 from crawl2chat.pages import SCHEMA, num_bytes, page_files, read_lines, read_pages
 from crawl2chat.stage import StageError, bounded, run_stage, write_atomically
 from crawl2chat.truth import score
@@ -52,7 +53,7 @@ datasets.load_dataset("{folder}")
 @dataclass
 class CorpusConfig:
     pages: str = field(metadata={"help": "Folder of 3_deduplicate.py or 2_filter_pages.py."})
-    output_dir: str = field(metadata={"help": "Where train/, validation/, funnel.json and README.md go."})
+    output_dir: str = field(metadata={"help": "Where train/, validation/, funnel.json, funnel.html, README.md go."})
     truth: str | None = field(default=None, metadata={"help": "truth.jsonl of the invented web: adds scores.json."})
     validation_fraction: float = bounded(0.02, "Share of the pages for validation.", low=0.0, high=0.5)
     min_validation_pages: int = bounded(20, "At least so many, if there are twice as many.", low=1)
@@ -98,6 +99,7 @@ def main(config: CorpusConfig) -> dict:
         metrics |= {key: scores[key] for key in ("extraction_f1", "personal_data", "duplicates")}
         metrics["recall"] = {fate: values["recall"] for fate, values in scores["fates"].items()}
         metrics["precision"] = {step: values["precision"] for step, values in scores["steps"].items()}
+    write_funnel_page(out)
     return metrics
 
 

@@ -54,7 +54,7 @@ __all__ = [
 DONE = "run.yaml"
 STARTED = "started.yaml"
 # Never part of a folder's fingerprint: they hold times or the folder's own name, or are there only to resume from.
-VOLATILE = ("logs", "checkpoint-*", "runs", "metrics.json", "README.md", DONE, STARTED, "*.tmp")
+VOLATILE = ("logs", "checkpoint-*", "runs", "metrics.json", "README.md", "funnel.html", DONE, STARTED, "*.tmp")
 # Fields that do not change what a stage writes, so a rerun may differ in them and still be "up to date".
 SHOWN = {"disable_tqdm", "log_level", "log_level_replica", "report_to"}  # two of them default to the terminal's state
 NEUTRAL = {"output_dir", "logging_dir", "run_name", "num_workers", "local_rank", "push_to_hub"} | SHOWN
