@@ -169,7 +169,7 @@ def histogram(num_characters: np.ndarray) -> dict:
         ticks = list(range(-(-int(np.ceil(edges[0])) // step) * step, int(edges[-1]) + 1, step))
     apart: list[tuple[int, float]] = []  # far enough for a label each on a phone
     for tick in ticks:
-        if not apart or position(tick) - apart[-1][1] >= 13:
+        if position(tick) <= 96 and (not apart or position(tick) - apart[-1][1] >= 13):
             apart.append((tick, position(tick)))
     grid = _round_step(max(counts), 4)
     quantiles = np.quantile(num_characters, (0.05, 0.5, 0.95), method="inverted_cdf").tolist()
