@@ -6,6 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from tiny_warc import info, member, page, prose, record
 
@@ -25,6 +26,15 @@ def path_of(number: int) -> str:
     return f"crawl-data/{SNAPSHOT}/segments/17.{number}/warc/CC-MAIN-{number:05d}.warc.gz"
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """What a run left in `crawl/`."""
+    return {file.name: file.read_bytes() for file in sorted((folder / "crawl").iterdir())}
+
+
+def whole(crawl: dict, *numbers: int) -> dict[str, bytes]:
+    return {Path(path_of(number)).name: crawl[path_of(number)] for number in numbers}
+
+
 class CrawlServer(ThreadingHTTPServer):
     """`files`: path -> content. `faults`: path -> what is to go wrong with the next GETs, "" for nothing.
 
@@ -37,6 +47,7 @@ class CrawlServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.faults, self.requests, self.times, self.agents = {}, defaultdict(list), [], [], set()
         self.retry_after, self.validator, self.released = "0", "ETag", threading.Event()
+        self.cut = None  # bytes after which "truncate" and "stall" end; else half of them
 
     @property
     def url(self) -> str:
@@ -110,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(bytes([byte]))
                 time.sleep(0.02)
         elif fault in ("truncate", "stall"):
-            self.wfile.write(body[:half])
+            self.wfile.write(body[: server.cut or half])
             if fault == "stall":
                 server.released.wait(20)
             self.close_connection = True

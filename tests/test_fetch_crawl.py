@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, metrics, run
-from crawl_server import LIST, SNAPSHOT, CrawlServer, path_of, warc
+from crawl_server import LIST, SNAPSHOT, CrawlServer, contents, path_of, warc, whole
+from tiny_warc import record
 
 import crawl2chat.fetch
 from crawl2chat.fetch import Fetcher, alone_in, list_paths, sample_paths
@@ -55,14 +56,6 @@ def fetcher_of(base_url: str, folder: Path, max_tries: int = 3, stall_seconds: f
 
 def fetch_one(server, folder: Path, **options) -> dict[str, str]:
     return fetcher_of(server.url, folder, **options).fetch([path_of(0)], 1)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted((folder / "crawl").iterdir())}
-
-
-def whole(crawl: dict, *numbers: int) -> dict[str, bytes]:
-    return {Path(path_of(number)).name: crawl[path_of(number)] for number in numbers}
 
 
 def arguments(base_url: str, out: Path, *more) -> list:
@@ -157,6 +150,16 @@ def test_a_part_from_a_folder_goes_on_only_if_the_file_is_the_same(crawl, tmp_pa
         assert fetcher.bytes_fetched == source.stat().st_size - (0 if changed else begun)
         shutil.rmtree(folder)
         (tmp_path / "files.jsonl").unlink()
+
+
+def test_a_folder_whose_file_is_not_as_long_as_it_says(crawl, tmp_path):
+    source = tmp_path / "mirror" / path_of(0)
+    source.parent.mkdir(parents=True)
+    source.write_bytes(crawl[path_of(0)])
+    fetcher = fetcher_of(str(tmp_path / "mirror"), tmp_path)
+    fetcher.store.files.size = lambda place: source.stat().st_size + 10
+    (reason,) = fetcher.fetch([path_of(0)], 1).values()
+    assert "bytes came, not" in reason and not list((tmp_path / "crawl").glob("*.gz"))
 
 
 def test_dry_run_counts_what_is_to_come(server, crawl, tmp_path, capsys):
@@ -298,12 +301,20 @@ def test_a_part_goes_on_by_range(validator, resumes, server, crawl, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["change", "splice", "ignore_range", "416"])
-def test_a_part_of_another_version_is_thrown_away(fault, server, crawl, tmp_path):
-    server.files[path_of(0) + "?new"] = crawl[path_of(1)]
-    server.faults[path_of(0)] = ["truncate", fault]
-    assert fetch_one(server, tmp_path) == {}
-    assert contents(tmp_path) == {"CC-MAIN-00000.warc.gz": crawl[path_of(1 if fault == "change" else 0)]}
-    assert server.ranges(path_of(0))[1][0].startswith("bytes=")
+def test_a_part_of_another_version_is_thrown_away(fault, server, tmp_path):
+    """The cut lies between two members, so that two versions put together would be sound gzip of the right size."""
+
+    def version(text: str) -> list[bytes]:
+        return [gzip.compress(record(f"http://{i}.test", text * 1000), 0, mtime=0) for i in range(2)]
+
+    old, new = version("a"), version("b")
+    server.files[path_of(0)], server.files[path_of(0) + "?new"] = b"".join(old), b"".join(new)
+    server.faults[path_of(0)], server.cut = ["truncate", fault], len(old[0])
+    assert len(old[0]) == len(new[0]) and fetch_one(server, tmp_path) == {}
+    assert contents(tmp_path) == {"CC-MAIN-00000.warc.gz": b"".join(new if fault == "change" else old)}
+    statuses = {"change": [200], "splice": [206, 200], "ignore_range": [200], "416": [416, 200]}[fault]
+    assert [status for _, status in server.ranges(path_of(0))] == [200, *statuses]
+    assert server.ranges(path_of(0))[1][0] == f"bytes={len(old[0])}-"
 
 
 def test_every_byte_of_progress_is_kept_over_many_breaks(server, crawl, tmp_path, monkeypatch):
@@ -337,6 +348,8 @@ def test_a_whole_file_that_is_not_in_the_list_is_checked(server, crawl, tmp_path
     assert fetcher_of(server.url, tmp_path).fetch([path_of(0), path_of(1)], 2) == {}
     assert contents(tmp_path) == whole(crawl, 0, 1)
     assert [path for _, path, *_ in server.requests] == [path_of(1)]
+    (tmp_path / "crawl" / names[0]).write_bytes(b"")  # in the list, and changed by somebody
+    assert fetch_one(server, tmp_path) == {} and contents(tmp_path) == whole(crawl, 0, 1)
 
 
 def test_killed_and_started_again_is_as_never_killed(server, crawl, tmp_path):

@@ -162,7 +162,7 @@ class WebStore:
 
 
 class FileStore:
-    """Files under a local path or any URL that fsspec opens: s3://, hf://, gs://, file://."""
+    """Files under a local path or any URL that fsspec opens: s3://, hf://, gs://, file://; how long it waits is its own."""
 
     def __init__(self, base_url: str, pace: Pace):
         self.base_url, self.pace = base_url.rstrip("/"), pace
