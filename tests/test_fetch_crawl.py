@@ -37,10 +37,14 @@ def crawl() -> dict[str, bytes]:
     return files | {LIST: gzip.compress("".join(f"{path}\n" for path in files).encode())}
 
 
-@pytest.fixture
-def server(crawl, monkeypatch):
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
     monkeypatch.setattr(crawl2chat.fetch, "BACKOFF_SECONDS", 0.001)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def server(crawl):
     server = CrawlServer()
     server.files = dict(crawl)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
