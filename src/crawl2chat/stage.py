@@ -58,6 +58,7 @@ VOLATILE = ("logs", "checkpoint-*", "runs", "metrics.json", "README.md", "funnel
 # Fields that do not change what a stage writes, so a rerun may differ in them and still be "up to date".
 SHOWN = {"disable_tqdm", "log_level", "log_level_replica", "report_to"}  # two of them default to the terminal's state
 NEUTRAL = {"output_dir", "logging_dir", "run_name", "num_workers", "local_rank", "push_to_hub"} | SHOWN
+NEUTRAL |= {"requests_per_second", "max_tries", "stall_seconds"}  # how files are fetched, not which
 
 
 @dataclass
