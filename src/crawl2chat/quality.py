@@ -33,9 +33,12 @@ def repetition(text: str) -> str:
     """
     if not text:
         return "empty"
-    for kind, parts in (("para", re.split(r"\n{2,}", text.strip())), ("line", re.split(r"\n+", text))):
-        num_duplicates, num_characters = _duplicates(parts)
-        if num_duplicates / len(parts) > 0.30:
+    parts = {"line": text.split("\n")}
+    if "\n\n" in text:
+        parts = {"para": re.split(r"\n{2,}", text.strip()), "line": re.split(r"\n+", text)}
+    for kind, texts in parts.items():
+        num_duplicates, num_characters = _duplicates(texts)
+        if num_duplicates / len(texts) > 0.30:
             return f"dup_{kind}_frac"
         if num_characters / len(text) > 0.20:
             return f"dup_{kind}_char_frac"
@@ -66,23 +69,36 @@ class NGrams:
         self.bounds = words.bounds
         self.sums, self.shifts = sums[self.bounds], powers[::-1][self.bounds]
 
-    def sorted_hashes(self, n: int) -> np.ndarray:
-        return np.sort((self.sums[n:] - self.sums[:-n]) * self.shifts[:-n])
+    def hashes(self, n: int) -> np.ndarray:
+        return (self.sums[n:] - self.sums[:-n]) * self.shifts[:-n]
 
-    def longest(self, n: int) -> int:
-        return int((self.bounds[n:] - self.bounds[:-n]).max())
+    def lengths(self, n: int) -> np.ndarray:
+        return self.bounds[n:] - self.bounds[:-n]
 
     def all_rare(self, n: int, max_characters: float) -> bool:
         """Whether no n-gram comes so often that its characters, with spaces between words, exceed a number."""
-        times = int(SAFE * max_characters / (self.longest(n) + n - 1))
-        hashes = self.sorted_hashes(n)
-        return times > 0 and not (hashes[times:] == hashes[:-times]).any()
+        limit, hashes, lengths = SAFE * max_characters, self.hashes(n), self.lengths(n) + n - 1
+        times = int(limit / lengths.max())
+        ordered = np.sort(hashes)
+        if times > 0 and not (ordered[times:] == ordered[:-times]).any():  # not even the longest
+            return True
+        order = hashes.argsort()
+        firsts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+        counts = np.diff(np.append(firsts, len(ordered)))
+        return int((counts * lengths[order[firsts]]).max()) <= limit
 
     def few_repeated(self, n: int, max_characters: float) -> bool:
         """Whether the n-grams that were there before cannot have more characters than a number."""
-        hashes = self.sorted_hashes(n)
-        num_repeated = int((hashes[1:] == hashes[:-1]).sum())
-        return num_repeated * self.longest(n) <= SAFE * max_characters
+        limit, hashes = SAFE * max_characters, self.hashes(n)
+        ordered = np.sort(hashes)
+        is_repeated = ordered[1:] == ordered[:-1]
+        if np.count_nonzero(is_repeated) * int(self.lengths(n).max()) <= limit:
+            return True
+        repeated = hashes.argsort(kind="stable")[1:][is_repeated]  # positions of all but the first of each
+        is_covered = np.zeros(len(self.bounds) - 1, dtype=bool)
+        for i in range(n):
+            is_covered[repeated + i] = True
+        return int(self.lengths(1)[is_covered].sum()) <= limit
 
 
 def _duplicates(parts: list[str]) -> tuple[int, int]:

@@ -62,15 +62,27 @@ class Words:
 @lru_cache(maxsize=2)  # several rules ask for the words of one text
 def words_of(text: str) -> Words:
     """Words and punctuation marks of a text, equal to datatrove's `split_into_words(text)`."""
+    if "IS_ALPHA" in text:  # datatrove takes it out where it stands alone
+        words = split_into_words(text, Languages.english)
+        return Words("".join(words), _lengths(words))
+    return Words("".join(text.split()), _lengths_of_words(text))
+
+
+def _lengths_of_words(text: str) -> np.ndarray:
     chunks, splitter = text.split(), _splitter()
-    if "IS_ALPHA" not in text:
-        lengths = np.frombuffer(b"".join(map(splitter.__getitem__, chunks)), dtype=np.uint32)
-        if not len(lengths) or lengths.max() < JOINED:
-            return Words("".join(chunks), lengths)
-        if not splitter.may_join_across(chunks):
-            return Words("".join(chunks), lengths & (JOINED - 1))
-    words = split_into_words(text, Languages.english)
-    return Words("".join(words), np.array(list(map(len, words)), dtype=np.uint32))
+    lengths = np.frombuffer(b"".join(map(splitter.__getitem__, chunks)), dtype=np.uint32)
+    if not len(lengths) or lengths.max() < JOINED:
+        return lengths
+    if not splitter.may_join_across(chunks):
+        return lengths & (JOINED - 1)
+    lines = text.split("\n")  # nothing is joined across lines
+    if len(lines) > 1:
+        return np.concatenate(list(map(_lengths_of_words, lines)))
+    return _lengths(split_into_words(text, Languages.english))
+
+
+def _lengths(words: list[str]) -> np.ndarray:
+    return np.array(list(map(len, words)), dtype=np.uint32)
 
 
 def num_sentences(line: str, enough: int) -> int:
@@ -105,7 +117,7 @@ def num_sentences(line: str, enough: int) -> int:
 
 
 class Splitter(dict):
-    """Chunk of characters without white space -> the lengths of its words, as bytes of 32-bit numbers."""
+    """Chunk of characters without white space -> the lengths of its words, as bytes of 32-bit little-endian numbers."""
 
     def __init__(self):
         nlp = _spacy()
@@ -126,8 +138,9 @@ class Splitter(dict):
         self.special_cases = special_cases
 
     def __missing__(self, chunk: str) -> bytes:
-        lengths = array("I", map(len, words := self.split(chunk)))
-        if self.has_joined(words):
+        words = self.split(chunk)
+        lengths = array("I", map(len, words))
+        if not self.joined.keys().isdisjoint(words) and self.has_joined(words):
             lengths = array("I", map(len, split_into_words(chunk, Languages.english)))
             lengths[0] |= JOINED
         if len(chunk) > MAX_CHUNK_KEPT:
@@ -149,10 +162,11 @@ class Splitter(dict):
 
         Such a one changes nothing itself (it has a space in it), but it goes before shorter ones.
         """
+        joined = [i for i, chunk in enumerate(chunks) if self[chunk][3] > 127]  # the byte with the bit of JOINED
         return any(
             (self.split(left)[-1], self.split(right)[0]) in self.pairs
-            for left, right in pairwise(chunks)
-            if array("I", self[left])[0] >= JOINED or array("I", self[right])[0] >= JOINED
+            for i in joined
+            for left, right in pairwise(chunks[max(0, i - 1) : i + 2])
         )
 
     def split(self, chunk: str) -> list[str]:
