@@ -31,6 +31,9 @@ LETTERS_AND_DIGITS = LETTERS.union(string.digits)
 LOWER_OR_DIGIT = frozenset(string.ascii_lowercase + string.digits)
 CLOSING = frozenset(",;:!?)]}\"'”’»")  # each is a suffix, and the last character of no longer one
 MAX_SUFFIX = 8  # characters of a suffix that is no run of dots, with those before it that a rule looks at
+# Letters and a suffix: what most chunks of a text are.
+WORD_AND_MARK = re.compile("([A-Za-z]+)([,;:?!)\"'”’]|(?<=[a-z])[.])?")
+ONE = (1).to_bytes(4, "little")
 DIGIT, SPACE_OR_CHUNK = re.compile("[0-9]"), re.compile(r"\s+|\S+")
 
 
@@ -138,16 +141,24 @@ class Splitter(dict):
         self.special_cases = special_cases
 
     def __missing__(self, chunk: str) -> bytes:
+        match, special_cases = WORD_AND_MARK.fullmatch(chunk), self.special_cases
+        if match and chunk not in special_cases and match[1] not in special_cases:
+            lengths = match.end(1).to_bytes(4, "little") + (ONE if match[2] else b"")
+        else:
+            lengths = self.lengths_of(chunk).tobytes()
+        if len(chunk) <= MAX_CHUNK_KEPT:
+            if len(self) >= MAX_CHUNKS_KEPT:
+                self.clear()
+            self[chunk] = lengths
+        return lengths
+
+    def lengths_of(self, chunk: str) -> array:
         words = self.split(chunk)
         lengths = array("I", map(len, words))
         if not self.joined.keys().isdisjoint(words) and self.has_joined(words):
             lengths = array("I", map(len, split_into_words(chunk, Languages.english)))
             lengths[0] |= JOINED
-        if len(chunk) > MAX_CHUNK_KEPT:
-            return lengths.tobytes()
-        if len(self) >= MAX_CHUNKS_KEPT:
-            self.clear()
-        return self.setdefault(chunk, lengths.tobytes())
+        return lengths
 
     def has_joined(self, words: list[str]) -> bool:
         return any(
