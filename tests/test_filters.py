@@ -1,23 +1,12 @@
-"""Every reason to drop a page, the same decisions as datatrove's filters, and what is replaced.
+"""Reasons to drop a page by its address, language or passages, and what is replaced. Quality: `test_quality.py`.
 
 pytest tests/test_filters.py
 """
 
-import os
-import random
-from pathlib import Path
-
 import pytest
 from datatrove.data import Document
-from datatrove.pipeline.filters import (
-    C4QualityFilter,
-    FineWebQualityFilter,
-    GopherQualityFilter,
-    GopherRepetitionFilter,
-)
 from tiny_warc import page, paragraphs, prose
 
-from crawl2chat import quality
 from crawl2chat.extract import (
     CpuTimeout,
     ExtractText,
@@ -32,7 +21,6 @@ from crawl2chat.filters import BlockedHosts, ProtectedFilter
 from crawl2chat.personal_data import remove_personal_data
 from crawl2chat.truth import score, token_f1
 
-DATA = Path(os.environ.get("CRAWL2CHAT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 GERMAN = "Der Bäcker hat am Morgen das Brot in den Ofen geschoben, und die Kinder sind zur Schule gegangen. " * 6
 
 
@@ -119,130 +107,6 @@ def test_cpu_limit_stops_work_but_not_waiting():
 
 
 GOOD = "\n".join(paragraphs(prose(5)))
-
-
-@pytest.mark.parametrize(
-    "rule, text, reason",
-    [
-        (quality.repetition, GOOD, ""),
-        (quality.repetition, "", "empty"),
-        (quality.repetition, "\n\n".join([GOOD.split("\n")[0]] * 4), "dup_para_frac"),
-        (quality.repetition, "\n".join(["a line"] * 9), "dup_line_frac"),
-        (quality.repetition, "Buy lamps now " * 60, "top_2_gram"),
-        (quality.repetition, GOOD + "\n" + GOOD.replace("\n", " "), "duplicated_5_n_grams"),
-        (quality.gopher_quality, GOOD, ""),
-        (quality.gopher_quality, "Too short.", "short_doc"),
-        (quality.gopher_quality, "a b " * 60, "below_avg_threshold"),
-        (quality.gopher_quality, "Donaudampfschifffahrt " * 60, "above_avg_threshold"),
-        (quality.gopher_quality, "lamp # " * 60, "too_many_hashes"),
-        (quality.gopher_quality, "lamps are ... " * 60, "too_many_ellipsis"),
-        (quality.gopher_quality, "- the lamp and the river\n" * 60, "too_many_bullets"),
-        (
-            quality.gopher_quality,
-            "the lamp and the river and the hills are wide today ...\n" * 9,
-            "too_many_end_ellipsis",
-        ),
-        (quality.gopher_quality, "lamp 1234 " * 60, "below_alpha_threshold"),
-        (quality.gopher_quality, "lamp river " * 60, "enough_stop_words"),
-        (quality.fineweb, GOOD, ""),
-        (quality.fineweb, " \n ", "empty"),
-        (quality.fineweb, "a line without an end of some length here\n" * 9, "line_punct_ratio"),
-        (quality.fineweb, "".join(f"Line {i}.\n" for i in range(9)), "short_line_ratio"),
-        (quality.fineweb, GOOD + "\n" + GOOD.split("\n")[0], "char_dup_ratio"),
-    ],
-)
-def test_quality_rules(rule, text, reason):
-    assert rule(text) == reason
-
-
-def test_c4_drops_lines_and_pages():
-    lines = GOOD.split("\n")
-    text = "\n".join(
-        [*lines, "Please enable javascript to go on.", "We are not to blame: see our privacy policy here.", "Ho."]
-    )
-    assert quality.c4(text) == ("", GOOD)
-    assert quality.c4(GOOD + " And [12] more.")[1].endswith("And  more.")
-    assert quality.c4(GOOD + "\nLorem ipsum dolor sit amet.")[0] == "lorem_ipsum"
-    assert quality.c4(GOOD + "\nfunction f() { return 1 }")[0] == "curly_bracket"
-    assert quality.c4("One sentence stands here. And one more is there.")[0] == "too_few_sentences"
-
-
-def mangled(rng: random.Random) -> str:
-    """Prose made worse in the ways the rules look for, near their thresholds."""
-    lines = paragraphs(prose(rng.randrange(10**6), rng.randrange(2, 30)))
-    for _ in range(rng.randrange(4)):
-        kind = rng.randrange(8)
-        if kind == 0:
-            lines += rng.choices(lines, k=rng.randrange(1, 4))
-        elif kind == 1:
-            lines = [line.rstrip(".") for line in lines]
-        elif kind == 2:
-            lines += [f"Item {rng.randrange(100)}" for _ in range(rng.randrange(1, 12))]
-        elif kind == 3:
-            lines = [line + " ..." if rng.random() < 0.4 else line for line in lines]
-        elif kind == 4:
-            lines.append(" ".join(str(rng.randrange(10**4)) for _ in range(rng.randrange(5, 80))))
-        elif kind == 5:
-            lines.append(
-                "It's the baker's, isn't it? Dr. Brown doesn't think so, e.g. for $12.50 at 10:30. "
-                * rng.randrange(1, 3)
-            )
-        elif kind == 6:
-            lines.append(" ".join(rng.choice(lines).split()[:6] * rng.randrange(2, 9)))
-        else:
-            lines = ["- " + line for line in lines]
-    rng.shuffle(lines)
-    return "\n".join(lines)
-
-
-def theirs(rule, text: str) -> str:
-    result = rule.filter(Document(text=text, id="x"))
-    return "" if result is True else result[1].removeprefix("gopher_")
-
-
-RULES = {
-    "repetition": (GopherRepetitionFilter, quality.repetition),
-    "gopher": (GopherQualityFilter, quality.gopher_quality),
-    "c4": (lambda: C4QualityFilter(filter_no_terminal_punct=False), lambda text: quality.c4(text)[0]),
-    "fineweb": (FineWebQualityFilter, quality.fineweb),
-}
-
-
-@pytest.mark.parametrize("name", RULES)
-def test_same_decisions_as_datatrove(name):
-    make, ours = RULES[name]
-    rule, rng = make(), random.Random(0)
-    pairs = [(theirs(rule, text), ours(text)) for text in (mangled(rng) for _ in range(250))]
-    assert 10 < sum(bool(reason) for reason, _ in pairs)  # the texts put the rule to the test
-    assert sum(a == b for a, b in pairs) >= 248, [pair for pair in pairs if pair[0] != pair[1]]
-
-
-@pytest.mark.real_data
-@pytest.mark.parametrize("name", RULES)
-def test_same_decisions_as_datatrove_on_real_pages(name, real_texts):
-    make, ours = RULES[name]
-    rule = make()
-    pairs = [(bool(theirs(rule, text)), bool(ours(text))) for text in real_texts]
-    assert sum(a == b for a, b in pairs) >= 0.97 * len(pairs)
-
-
-@pytest.fixture(scope="module")
-def real_texts() -> list[str]:
-    from crawl2chat.warc import map_file, page_of, read_records
-
-    file = DATA / "web_pages.warc.gz"
-    if not file.is_file():
-        pytest.skip(f"{file} is absent")
-    texts, gate = [], LanguageGate(["en"], 0.2)
-    gate.begin(0)
-    for _, found in read_records(map_file(file)):
-        if found.http_headers is not None:
-            document, reason, _ = page_of(found, "x")
-            if not reason and not gate.reason_to_drop(document) and (text := extract_text(document.text)):
-                texts.append(text)
-        if len(texts) == 60:
-            break
-    return texts
 
 
 def test_protected_passages(tmp_path):
