@@ -159,22 +159,25 @@ class WriteKeys(PipelineStep):
 
 
 class Pages:
-    """What `WriteKeys` wrote of all pages, which are numbered in the order of the crawl; memory-mapped."""
+    """What `WriteKeys` wrote of all pages, which are numbered in the order of the crawl.
+
+    Files are mapped for one look only: what stays mapped would count as memory of this process.
+    """
 
     def __init__(self, folder: Path):
-        self.keys = [np.load(file, mmap_mode="r") for file in sorted((folder / "keys").glob("*.npy"))]
-        self.signatures = [np.load(file, mmap_mode="r") for file in sorted((folder / "signatures").glob("*.npy"))]
-        self.starts = np.cumsum([0, *(keys.shape[1] for keys in self.keys)])
+        self.keys = sorted((folder / "keys").glob("*.npy"))
+        self.signatures = [folder / "signatures" / file.name for file in self.keys]
+        self.starts = np.cumsum([0, *(mapped(file).shape[1] for file in self.keys)])
 
     def key(self, kind: int) -> np.ndarray:
-        return np.concatenate([keys[kind] for keys in self.keys])
+        return np.concatenate([mapped(file)[kind] for file in self.keys])
 
     def signatures_at(self, pages: np.ndarray) -> np.ndarray:  # (N, NUM_HASHES)
         rows = np.empty((len(pages), NUM_HASHES), np.uint32)
         files = np.searchsorted(self.starts, pages, side="right") - 1
         for file in np.unique(files):
             here = files == file
-            rows[here] = self.signatures[file][pages[here] - self.starts[file]]
+            rows[here] = mapped(self.signatures[file])[pages[here] - self.starts[file]]
         return rows
 
     def alike(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -246,16 +249,17 @@ def components(links: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def choose(folder: Path) -> int:
     """Writes `reasons/<file>.npy`, for each page why it goes (an index in `REASONS`), and returns the number of clusters."""
     pages = Pages(folder)
-    # A pair of near duplicates is linked by up to 28 bands: once is enough.
-    links = np.empty((0, 2), np.int64)
+    num_pages = pages.starts[-1]
+    pairs = np.empty(0, np.int64)  # each as one number; many are linked by all bands
     for file in sorted((folder / "links").glob("*.npy")):
-        links = np.unique(np.concatenate([links, np.load(file)]), axis=0)
-    linked, cluster = components(links)
+        pairs = np.sort(np.append(pairs, np.load(file) @ np.array([num_pages, 1])))
+        pairs = pairs[np.append(True, pairs[1:] != pairs[:-1])[: len(pairs)]]
+    linked, cluster = components(np.stack(np.divmod(pairs, max(1, num_pages)), axis=1))
     order = np.lexsort((linked, pages.key(DATE)[linked], cluster))  # best first
     linked, cluster = linked[order], cluster[order]
     url, text = pages.key(URL)[linked], pages.key(TEXT)[linked]
 
-    reasons = np.zeros(pages.starts[-1], np.uint8)
+    reasons = np.zeros(num_pages, np.uint8)
     starts = np.append(np.unique(cluster, return_index=True)[1], len(cluster))
     for i in range(0, len(starts) - 1, CLUSTERS_AT_ONCE):
         bounds = starts[i : i + CLUSTERS_AT_ONCE + 1]
@@ -273,9 +277,11 @@ def fates(url: np.ndarray, text: np.ndarray, signatures: np.ndarray) -> np.ndarr
     reasons, left = np.zeros(len(url), np.uint8), np.arange(len(url))
     while len(left):
         best, left = left[0], left[1:]
-        near = agree(signatures[best], signatures[left])
-        reasons[left] = np.select([url[left] == url[best], text[left] == text[best], near], [1, 2, 3], 0)
-        left = left[reasons[left] == 0]
+        reason = 3 * agree(signatures[best], signatures[left]).astype(np.uint8)
+        reason[text[left] == text[best]] = 2
+        reason[url[left] == url[best]] = 1
+        reasons[left] = reason
+        left = left[reason == 0]
     return reasons
 
 
@@ -300,6 +306,10 @@ class DuplicateFilter(PageFilter):
 
     def reason_to_drop(self, document: Document) -> str:
         return REASONS[next(self.reasons)]
+
+
+def mapped(file: Path) -> np.ndarray:
+    return np.load(file, mmap_mode="r")
 
 
 def save(file: Path, array: np.ndarray) -> None:
