@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from crawl2chat.duplicates import DuplicateFilter, PageReader, find_duplicates
 from crawl2chat.pages import (
     DroppedPages,
@@ -20,7 +22,7 @@ from crawl2chat.pages import (
     read_lines,
     run_pipeline,
 )
-from crawl2chat.stage import bounded, run_stage, write_atomically, write_jsonl
+from crawl2chat.stage import StageError, bounded, run_stage, write_atomically, write_jsonl
 
 
 @dataclass
@@ -32,7 +34,11 @@ class DeduplicateConfig:
 
 
 def preflight(config: DeduplicateConfig) -> dict:
-    return {"num_files": len(page_files(config.pages))}
+    files = page_files(config.pages)
+    num_pages = sum(pq.read_metadata(file).num_rows for file in files)
+    if not num_pages:
+        raise StageError(f"{config.pages} holds no page; name the folder of an earlier stage that kept pages.")
+    return {"num_files": len(files), "num_pages": num_pages}
 
 
 def main(config: DeduplicateConfig) -> dict:
