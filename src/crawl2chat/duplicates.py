@@ -17,9 +17,13 @@ with a standard error of .04. Of 4,000 pairs of random sets each were found: Fin
 | 14 x 8 | .05 | .20 | .56 | .78 | .936 | .993 | 1.00 |
 | here | .000 | .005 | .43 | .88 | .989 | 1.00 | 1.00 |
 
+Cost, on one shared core: .39 ms of CPU for a page of 865 words and .12 ms for 195 in step 1 (datatrove's signature of
+390 words: 9.7 ms). A million pages, 0.3 million of them near copies, took 17 s of CPU in step 2 and 5 s in step 3,
+60 MB of memory beyond the 85 MB of the process in either, and 700 MB on disk.
+
 The best page of a cluster is the one crawled first, ties in the order of the crawl: copies are made after their
 source, a mirror's frame makes them longer and not better, and what stays hardly changes when later crawls are added.
-(datatrove, and so FineWeb, keeps the first in the order of files; TxT360 prefers the latest crawl.) Every page that goes
+(datatrove keeps the root of its union-find, whichever that is; TxT360 prefers the latest crawl.) Every page that goes
 equals or resembles one that stays: in a chain A ~ B ~ C whose ends differ, A and C stay.
 """
 
@@ -46,6 +50,7 @@ MIN_SIMILARITY = 0.7
 URL, TEXT, DATE, BANDS = 0, 1, 2, 3  # rows of a file of keys; 2 * NUM_BANDS rows follow the first three
 LINKED = [URL, TEXT, *range(BANDS, BANDS + 2 * NUM_BANDS)]
 REASONS = ["", "same_url", "same_text", "near_duplicate"]
+MIN_PAGES_TO_SHARE = 200_000  # linking fewer takes seconds, about as long as starting workers
 BATCH, PAIRS_AT_ONCE, CLUSTERS_AT_ONCE = 1000, 1 << 14, 5000
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -287,8 +292,11 @@ def fates(url: np.ndarray, text: np.ndarray, signatures: np.ndarray) -> np.ndarr
 
 def find_duplicates(pages: str, folder: Path, num_workers: int) -> int:
     """Steps 1 to 3; returns the number of clusters."""
-    run_pipeline([PageReader(pages), WriteKeys(folder)], len(page_files(pages)), num_workers, folder / "logs_keys")
-    run_pipeline([FindLinks(folder)], len(LINKED), num_workers, folder / "logs_links")
+    files = page_files(pages)
+    run_pipeline([PageReader(pages), WriteKeys(folder)], len(files), num_workers, folder / "logs_keys")
+    num_pages = sum(pq.read_metadata(file).num_rows for file in files)
+    linkers = num_workers if num_pages >= MIN_PAGES_TO_SHARE else 1
+    run_pipeline([FindLinks(folder)], len(LINKED), linkers, folder / "logs_links")
     return choose(folder)
 
 
