@@ -14,6 +14,7 @@ import pytest
 from conftest import kill_when, metrics, run
 from tiny_warc import prose
 
+from crawl2chat import duplicates
 from crawl2chat.duplicates import (
     HASHES_A_BAND,
     NUM_BANDS,
@@ -253,7 +254,8 @@ def many_pages() -> list[dict]:
     return rows
 
 
-def test_workers_and_split_into_files_change_nothing(tmp_path):
+def test_workers_and_split_into_files_change_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "MIN_PAGES_TO_SHARE", 0)
     rows = many_pages()
     results = []
     for name, files, num_workers in (

@@ -5,6 +5,8 @@ and shorter ones are not looked for (https://arxiv.org/abs/2005.14165, appendix 
 task's examples). Two departures: the whole page counts, where GPT-3 cut out 200 characters around the overlap; and a
 run that stands on many pages counts, too, where GPT-3 passed over those on more than ten: the report names each run, so
 that boilerplate of a task can be seen.
+
+Against the 612,000 runs of GSM8K's training questions and answers a page of 865 words takes .67 ms of CPU.
 """
 
 import gzip
