@@ -1,6 +1,6 @@
 """Text pages -> unique text pages: exact by address and by text, near duplicates by MinHash.
 
-Of duplicates the first in the order of the crawl stays.
+Of duplicates the one crawled first stays; the rule, its reason and the thresholds are in `crawl2chat.duplicates`.
 
     python data_processing/3_deduplicate.py --config data_processing/3_deduplicate.yaml \
         --pages outputs/tiny/2_pages --output_dir outputs/tiny/3_unique
@@ -10,7 +10,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crawl2chat.duplicates import DuplicateFilter, find_clusters, pages_reader, reasons_to_drop
+import pyarrow.parquet as pq
+
+from crawl2chat.duplicates import DuplicateFilter, PageReader, find_duplicates
 from crawl2chat.pages import (
     DroppedPages,
     PageWriter,
@@ -20,7 +22,7 @@ from crawl2chat.pages import (
     read_lines,
     run_pipeline,
 )
-from crawl2chat.stage import bounded, run_stage, write_atomically, write_jsonl
+from crawl2chat.stage import StageError, bounded, run_stage, write_atomically, write_jsonl
 
 
 @dataclass
@@ -32,20 +34,24 @@ class DeduplicateConfig:
 
 
 def preflight(config: DeduplicateConfig) -> dict:
-    return {"num_files": len(page_files(config.pages))}
+    files = page_files(config.pages)
+    num_pages = sum(pq.read_metadata(file).num_rows for file in files)
+    if not num_pages:
+        raise StageError(f"{config.pages} holds no page; name the folder of an earlier stage that kept pages.")
+    return {"num_files": len(files), "num_pages": num_pages}
 
 
 def main(config: DeduplicateConfig) -> dict:
     out = Path(config.output_dir)
-    cluster_of = find_clusters(config.pages, out / "logs" / "minhash", config.num_workers)
-    reasons = reasons_to_drop(config.pages, cluster_of)
+    found = out / "logs" / "minhash"
+    num_clusters = find_duplicates(config.pages, found, config.num_workers)
 
     steps = [
-        pages_reader(config.pages),
-        DuplicateFilter(reasons, DroppedPages(str(out), "duplicate", config.num_samples)),
+        PageReader(config.pages),
+        DuplicateFilter(found, DroppedPages(str(out), "duplicate", config.num_samples)),
         PageWriter(str(out)),
     ]
-    totals = run_pipeline(steps, len(reasons), config.num_workers, out / "logs" / "filter")
+    totals = run_pipeline(steps, len(page_files(config.pages)), config.num_workers, out / "logs" / "filter")
 
     # The folder carries what earlier steps dropped, so that the next stage needs no other.
     earlier, [step] = json.loads(Path(config.pages, "funnel.json").read_text()), funnel_of(steps, totals, out)
@@ -55,7 +61,7 @@ def main(config: DeduplicateConfig) -> dict:
     return {
         "num_pages_in": step["num_in"],
         "num_pages_kept": step["num_kept"],
-        "num_clusters": len(set(cluster_of.values())),
+        "num_clusters": num_clusters,
         "num_dropped": step["reasons"],
     }
 

@@ -186,7 +186,7 @@ def test_filter_killed_and_started_again(appears, num_workers, path, tmp_path):
     assert metrics(tmp_path / "2")["num_pages_kept"] == metrics(path / "2_pages")["num_pages_kept"]
 
 
-@pytest.mark.parametrize("appears", ["logs/minhash/signatures/bucket_003/*", "logs/minhash/buckets/00007*", "pages/*"])
+@pytest.mark.parametrize("appears", ["logs/minhash/keys/000001.npy", "logs/minhash/links/000007.npy", "pages/*"])
 def test_deduplicate_killed_and_started_again(appears, path, tmp_path):
     arguments = ["--pages", path / "2_pages", "--output_dir", tmp_path / "3", "--num_workers", 1]
     kill_when(appears, DEDUPLICATE, arguments, tmp_path / "3")

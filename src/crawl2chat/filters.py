@@ -3,7 +3,6 @@
 Each returns the reason why a page goes, or "". The rules of Gopher, C4 and FineWeb themselves are in `quality.py`.
 """
 
-import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +11,7 @@ from datatrove.data import Document
 from xxhash import xxh3_64_intdigest
 
 from crawl2chat import quality
+from crawl2chat.ngrams import NGramIndex, plain_words
 from crawl2chat.pages import DroppedPages, PageFilter
 
 
@@ -105,21 +105,8 @@ class ProtectedFilter(PageFilter):
         self.protected_texts, self.num_words = protected_texts, num_words
 
     def begin(self, rank: int) -> None:
-        self.n_grams: dict[int, set[str]] = {}  # by their length: nearly always one
-        for passage in Path(self.protected_texts).read_text(encoding="utf-8").splitlines():
-            if words := plain_words(passage):
-                n = min(self.num_words, len(words))
-                self.n_grams.setdefault(n, set()).update(n_grams(words, n))
+        passages = Path(self.protected_texts).read_text(encoding="utf-8").splitlines()
+        self.index = NGramIndex(enumerate(passages), self.num_words)
 
     def reason_to_drop(self, document: Document) -> str:
-        words = plain_words(document.text)
-        overlaps = any(not grams.isdisjoint(n_grams(words, n)) for n, grams in self.n_grams.items())
-        return "passage" if overlaps else ""
-
-
-def plain_words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
-def n_grams(words: list[str], n: int) -> list[str]:
-    return [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
+        return "passage" if any(self.index.hits(plain_words(document.text))) else ""
