@@ -5,6 +5,7 @@ pytest tests/test_rights.py
 
 import gzip
 import json
+import time
 
 import pyarrow.parquet as pq
 import pytest
@@ -121,6 +122,21 @@ def test_policies():
 )
 def test_licences(html, licence):
     assert licence_of(html.lower().encode()) == licence
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "<meta ",
+        "<meta bot=",
+        "<meta name=robots content=" + "x" * 1900 + "<meta>",
+        "<a rel=creativecommons.org/licenses/by ",
+    ],
+)
+def test_hostile_pages_take_no_long_time(tag):
+    start = time.process_time()
+    drop(tag * (2**21 // len(tag)))
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import mmap
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -43,7 +44,7 @@ TRAINING_ROBOTS = {
 }  # fmt: skip
 HEED_NO_ARCHIVE = ALL_ROBOTS | TRAINING_ROBOTS | {"bingbot", "msnbot"}
 ATTRIBUTE = re.compile(rb"""([\w:.-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""")
-MAX_TAG_BYTES = 2000
+MAX_TAG_BYTES, MAX_LICENCE_LINKS = 2000, 100  # of galleries, each picture with its own
 ABOUT_RIGHTS = re.compile(rb"bot|tdm-|licen|right|extended|anthropic|spider|external|cohere|omgili|agent")
 
 # Free for any use by https://opendefinition.org/licenses/; the least free last.
@@ -164,7 +165,7 @@ def meta_tags(html: bytes) -> Iterator[tuple[str, str]]:
             attributes = {key: a or b or c for key, a, b, c in ATTRIBUTE.findall(html, start, end)}
             name = attributes.get(b"name") or attributes.get(b"property") or attributes.get(b"http-equiv") or b""
             yield name.strip().decode("utf-8", "replace"), attributes.get(b"content", b"").decode("utf-8", "replace")
-        start = html.find(b"<meta", start + 5)
+        start = html.find(b"<meta", max(start + 5, end))
 
 
 def licence_of(html: bytes, tags: list[tuple[str, str]] | None = None) -> str:
@@ -178,7 +179,7 @@ def licence_of(html: bytes, tags: list[tuple[str, str]] | None = None) -> str:
         tags = list(meta_tags(html)) if tags is None else tags
         meta = [content for name, content in tags if re.split("[.:]", name)[-1] in LICENCE_META]
         declared = [found for content in meta for found in CREATIVE_COMMONS.finditer(content.encode())]
-        mentioned = list(CREATIVE_COMMONS.finditer(html))
+        mentioned = list(islice(CREATIVE_COMMONS.finditer(html), MAX_LICENCE_LINKS))
         declared += [found for found in mentioned if _is_licence_link(html, found.start())]
         if declared or mentioned:
             name = _least_free(declared or mentioned)
