@@ -23,6 +23,7 @@ from crawl2chat.filters import (
 )
 from crawl2chat.pages import DroppedPages, PageWriter, fates_of, funnel_of, run_pipeline
 from crawl2chat.personal_data import RemovePersonalData
+from crawl2chat.quality_classifier import QualityClassifier, QualityFilter
 from crawl2chat.stage import StageError, bounded, run_stage, write_atomically, write_jsonl
 from crawl2chat.warc import WarcPages, check_warc, warc_files
 
@@ -41,15 +42,24 @@ class FilterConfig:
     max_words: int = bounded(100_000, "Gopher.", low=1)
     min_alpha_words: float = bounded(0.8, "Gopher; lower keeps pages of sums.", low=0.0, high=1.0)
     min_sentences: int = bounded(5, "C4.", low=1)
+    quality_model: str | None = field(default=None, metadata={"help": "Folder of train_quality_classifier.py."})
+    min_quality: float | None = bounded(
+        None, "Pages that the model scores lower go; its metrics.json helps to choose."
+    )
     protected_words: int = bounded(13, "So many words in a row of a protected passage drop a page.", low=3)
     num_samples: int = bounded(20, "Dropped pages kept with their text, for each step and file.", low=0)
     allow_damaged: bool = field(default=False, metadata={"help": "Take a cut-off file's whole records."})
     num_workers: int = bounded(2, "Processes; a WARC file is one task.", low=1)
 
+    def problems(self) -> list[str]:
+        if (self.quality_model is None) == (self.min_quality is None):
+            return []
+        return ["`quality_model` and `min_quality` need each other; give both, or neither."]
+
 
 def inputs(config: FilterConfig) -> list:
     warcs = [config.warc] if Path(config.warc).exists() else warc_files(config.warc) or [config.warc]
-    return [*warcs, config.blocked_hosts, config.protected_texts]
+    return [*warcs, config.blocked_hosts, config.protected_texts, config.quality_model]
 
 
 def preflight(config: FilterConfig) -> dict:
@@ -58,6 +68,13 @@ def preflight(config: FilterConfig) -> dict:
         raise StageError(f"{config.warc} has no *.warc.gz or *.warc in it; name a file, a glob or another folder.")
     for file in files:
         check_warc(file, config.allow_damaged)
+    if config.quality_model:
+        model = QualityClassifier.load(config.quality_model)
+        if not model.low <= config.min_quality <= model.high:
+            raise StageError(
+                f"min_quality is {config.min_quality}, but {config.quality_model} scores from {model.low:g} to "
+                f"{model.high:g}; choose one between, its metrics.json says what each keeps."
+            )
     return {"num_files": len(files), "num_bytes": sum(file.stat().st_size for file in files)}
 
 
@@ -78,6 +95,7 @@ def main(config: FilterConfig) -> dict:
         GopherFilter(config.min_words, config.max_words, config.min_alpha_words, dropped("gopher")),
         C4Filter(config.min_sentences, dropped("c4")),
         FineWebFilter(dropped("fineweb")),
+        QualityFilter(config.quality_model, config.min_quality, dropped("quality")) if config.quality_model else None,
         ProtectedFilter(config.protected_texts, config.protected_words, dropped("protected"))
         if config.protected_texts
         else None,
