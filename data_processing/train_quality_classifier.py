@@ -30,7 +30,7 @@ from crawl2chat.quality_classifier import QualityClassifier, features_of, indica
 from crawl2chat.stage import StageError, bounded, run_stage, write_atomically
 
 READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-MIN_TEXTS = 20  # good and bad each, to train on; and half as many to test on
+MIN_TO_TRAIN, MIN_TO_TEST = 20, 10  # good and bad each
 NUM_TERMS = 50
 MAX_TEXTS_FOR_TERMS = 5000
 
@@ -78,7 +78,7 @@ def preflight(config: QualityConfig) -> dict:
 
 def main(config: QualityConfig) -> dict:
     dataset, scores, good, held_out = labelled(config)
-    texts = dataset[config.text_column]
+    texts = [text or "" for text in dataset[config.text_column]]
     features = [features_of(text, config.num_bits) for text in tqdm(texts, desc="read", unit="text")]
     known = np.flatnonzero(~held_out)
     classifier = train(
@@ -90,7 +90,7 @@ def main(config: QualityConfig) -> dict:
         config.seed,
     )
     classifier.save(config.output_dir)
-    terms = indicative_terms(classifier, (texts[int(i)] for i in known[:MAX_TEXTS_FOR_TERMS]))
+    terms = indicative_terms(classifier, (texts[i] for i in known[:MAX_TEXTS_FOR_TERMS]))
     write_atomically(Path(config.output_dir, "words.md"), table_of(terms))
 
     found = np.array([classifier.score_features(features[i]) for i in np.flatnonzero(held_out)])
@@ -112,30 +112,25 @@ def labelled(config: QualityConfig) -> tuple[Dataset, np.ndarray, np.ndarray, np
         StageError: they cannot be read, a column is missing or of the wrong kind, or there are too few on a side.
     """
     dataset = read_dataset(config)
-    column = dataset[config.score_column]
+    labels = dataset[config.score_column]
     if config.good_labels:
         score_of = dict.fromkeys(config.bad_labels, 0.0) | dict.fromkeys(config.good_labels, 1.0)
-        scores = np.array([score_of.get(str(label), np.nan) for label in column])
-    else:
-        scores = np.array(column, dtype=np.float64)  # None becomes nan
+        labels = [score_of.get(str(label)) for label in labels]
+    scores = np.array(labels, dtype=np.float64)  # None becomes nan
     rows = np.flatnonzero(np.isfinite(scores))
     if len(rows) > config.max_texts:
         rows = np.sort(np.random.default_rng(config.seed).choice(rows, config.max_texts, replace=False))
+    dataset, scores = dataset.select(rows), scores[rows]
 
-    names = [config.text_column, config.group_column or config.text_column]
-    groups = [
-        group_of(*(row[name] or "" for name in names), config)
-        for row in dataset.select(rows).select_columns([*{*names}])
-    ]
-    has_words = np.array([group is not None for group in groups], dtype=bool)
-    rows, groups = rows[has_words], [group for group in groups if group is not None]
-    scores = scores[rows]
+    groups = (f"{config.seed} {group_of(row, config)}" for row in dataset)
     limit = config.test_fraction * 2**64
-    held_out = np.array([xxh3_64_intdigest(f"{config.seed} {group}".encode()) < limit for group in groups], dtype=bool)
-    low, high = (scores.min(), scores.max()) if len(scores) else (np.nan, np.nan)
-    good = scores >= ((low + high) / 2 if config.good_from is None else config.good_from)
-    check_sides(config, good, held_out, (low, high))
-    return dataset.select(rows), scores, good, held_out
+    held_out = np.array([xxh3_64_intdigest(group.encode("utf-8", "replace")) < limit for group in groups], dtype=bool)
+    good_from = config.good_from
+    if good_from is None:
+        good_from = (scores.min() + scores.max()) / 2 if len(scores) else 0.0
+    good = scores >= good_from
+    check_sides(config, good, held_out)
+    return dataset, scores, good, held_out
 
 
 def read_dataset(config: QualityConfig) -> Dataset:
@@ -166,38 +161,25 @@ def read_dataset(config: QualityConfig) -> Dataset:
     return dataset
 
 
-def group_of(text: str, group: str, config: QualityConfig) -> str | None:
-    """What is split as one: a host, or all texts that begin with the same words; None for a text without a word."""
-    words = words_of(text)
-    if not words:
-        return None
-    return " ".join(words[:20]) if config.group_column is None else host_of(group) or group
+def group_of(row: dict, config: QualityConfig) -> str:
+    """What is split as one: a host, or else all texts that begin with the same twenty words."""
+    if config.group_column is None:
+        return " ".join(words_of(row[config.text_column] or "")[:20])
+    return host_of(str(row[config.group_column])) or str(row[config.group_column])
 
 
-def check_sides(config: QualityConfig, good: np.ndarray, held_out: np.ndarray, scale: tuple[float, float]) -> None:
-    sides = {"good": int(good.sum()), "bad": int((~good).sum())}
-    labels = f"{config.data} has {sides['good']} good and {sides['bad']} bad texts"
-    if not min(sides.values()):
-        remedy = (
-            "change the labels"
-            if config.good_labels
-            else f"their scores go from {scale[0]} to {scale[1]}: change good_from"
-        )
-        raise StageError(f"{labels}, and both are needed; {remedy}, or add texts.")
-    counts = {
-        f"{name} to {use}": int((side & part).sum())
-        for name, side in (("good", good), ("bad", ~good))
-        for use, part in (("train on", ~held_out), ("test on", held_out))
-    }
-    too_few = [
-        f"{count} {what}"
-        for what, count in counts.items()
-        if count < (MIN_TEXTS if "train" in what else MIN_TEXTS // 2)
-    ]
-    if too_few:
+def check_sides(config: QualityConfig, good: np.ndarray, held_out: np.ndarray) -> None:
+    counts = f"{config.data} has {good.sum()} good and {(~good).sum()} bad texts"
+    if good.all() or not good.any():
+        raise StageError(f"{counts}, and both are needed; change the labels or good_from, or add texts.")
+    sides = {"good": good, "bad": ~good}
+    to_train = {name: int((side & ~held_out).sum()) for name, side in sides.items()}
+    to_test = {name: int((side & held_out).sum()) for name, side in sides.items()}
+    if min(to_train.values()) < MIN_TO_TRAIN or min(to_test.values()) < MIN_TO_TEST:
         raise StageError(
-            f"{labels}, of which {', '.join(too_few)}; {MIN_TEXTS} of each are needed to train on and {MIN_TEXTS // 2} to "
-            "test on: add texts or hosts, or change test_fraction or seed."
+            f"{counts}; the split leaves {to_train['good']} good and {to_train['bad']} bad to train on, {to_test['good']} "
+            f"good and {to_test['bad']} bad to test on, and {MIN_TO_TRAIN} and {MIN_TO_TEST} of each are needed: "
+            "add texts, or change test_fraction or seed."
         )
 
 

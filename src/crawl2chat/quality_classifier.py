@@ -136,7 +136,7 @@ def train(
     bias, bias_square, rng = 0.0, 1e-8, np.random.default_rng(seed)
     for _ in tqdm(range(num_epochs), desc="train", unit="epoch"):
         for i in rng.permutation(len(features)):
-            found, value = features[i], len(features[i]) ** -0.5
+            found, value = features[i], max(1, len(features[i])) ** -0.5
             logit = bias + float(weights[found].sum()) * value
             gradient = sigmoid(logit) - targets[i]
             squares[found] += np.float32((gradient * value) ** 2)
