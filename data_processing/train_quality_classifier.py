@@ -78,8 +78,8 @@ def preflight(config: QualityConfig) -> dict:
 
 def main(config: QualityConfig) -> dict:
     dataset, scores, good, held_out = labelled(config)
-    texts = [text or "" for text in dataset[config.text_column]]
-    features = [features_of(text, config.num_bits) for text in tqdm(texts, desc="read", unit="text")]
+    texts = dataset[config.text_column]  # stays on disk
+    features = [features_of(text or "", config.num_bits) for text in tqdm(texts, desc="read", unit="text")]
     known = np.flatnonzero(~held_out)
     classifier = train(
         [features[i] for i in known],
@@ -90,7 +90,7 @@ def main(config: QualityConfig) -> dict:
         config.seed,
     )
     classifier.save(config.output_dir)
-    terms = indicative_terms(classifier, (texts[i] for i in known[:MAX_TEXTS_FOR_TERMS]))
+    terms = indicative_terms(classifier, (texts[int(i)] or "" for i in known[:MAX_TEXTS_FOR_TERMS]))
     write_atomically(Path(config.output_dir, "words.md"), table_of(terms))
 
     found = np.array([classifier.score_features(features[i]) for i in np.flatnonzero(held_out)])
@@ -112,7 +112,7 @@ def labelled(config: QualityConfig) -> tuple[Dataset, np.ndarray, np.ndarray, np
         StageError: they cannot be read, a column is missing or of the wrong kind, or there are too few on a side.
     """
     dataset = read_dataset(config)
-    labels = dataset[config.score_column]
+    labels = dataset[config.score_column][:]
     if config.good_labels:
         score_of = dict.fromkeys(config.bad_labels, 0.0) | dict.fromkeys(config.good_labels, 1.0)
         labels = [score_of.get(str(label)) for label in labels]
@@ -158,7 +158,7 @@ def read_dataset(config: QualityConfig) -> Dataset:
             f"score_column {config.score_column} of {config.data} does not hold numbers; name another, or say which of its "
             "values are good and bad with --good_labels and --bad_labels."
         )
-    return dataset
+    return dataset.select_columns(sorted({name for name in named.values() if name}))
 
 
 def group_of(row: dict, config: QualityConfig) -> str:
@@ -216,7 +216,7 @@ def thresholds_of(classifier: QualityClassifier, pages: str) -> dict[str, float]
 
 def table_of(terms: list[tuple[str, float, int]]) -> str:
     """The best and the worst signs, as a Markdown table."""
-    cells = [f"`{term.replace('|', chr(92) + '|')}` {weight:+.2f} ({count})" for term, weight, count in terms]
+    cells = [f"`` {term} `` {weight:+.2f} ({count})".replace("|", "\\|") for term, weight, count in terms]
     pairs = zip(cells[:NUM_TERMS], cells[: -NUM_TERMS - 1 : -1])
     rows = "".join(f"| {best} | {worst} |\n" for best, worst in pairs)
     return f"Words and pairs, their weights, and the texts that have them.\n\n| good | bad |\n|---|---|\n{rows}"
