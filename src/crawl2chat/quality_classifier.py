@@ -6,7 +6,8 @@ classifier with word pairs (https://arxiv.org/abs/1607.01759), whose two linear 
 It is trained here because the fastText in use (`fasttext-predict`) can only predict, and kept as safetensors because a
 pickle may run code when it is opened. Own features, because scikit-learn's HashingVectorizer alone takes 1.00 ms for a
 page that is scored here in .50 ms (131 real pages of 5,050 characters, medians of 15 alternating runs, processor time on
-an AMD EPYC), and its LogisticRegression on them ranked no better: AUC .941 .998 .966 against .966 .999 .969 on three pairs of left-out sources.
+an AMD EPYC), and its LogisticRegression on them ranked no better: AUC .941 .998 .966 against .966 .999 .969
+on three pairs of left-out sources.
 """
 
 import json
