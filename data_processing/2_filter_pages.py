@@ -25,6 +25,7 @@ from crawl2chat.filters import (
 )
 from crawl2chat.pages import DroppedPages, PageWriter, fates_of, funnel_of, run_pipeline
 from crawl2chat.pii import KINDS, RemovePersonalData
+from crawl2chat.quality_classifier import QualityClassifier, QualityFilter
 from crawl2chat.rights import POLICIES, OptOutFilter, TdmFiles
 from crawl2chat.stage import StageError, bounded, run_stage, write_atomically, write_jsonl
 from crawl2chat.warc import WarcPages, check_warc, warc_files
@@ -51,16 +52,25 @@ class FilterConfig:
     max_words: int = bounded(100_000, "Gopher.", low=1)
     min_alpha_words: float = bounded(0.8, "Gopher; lower keeps pages of sums.", low=0.0, high=1.0)
     min_sentences: int = bounded(5, "C4.", low=1)
+    quality_model: str | None = field(default=None, metadata={"help": "Folder of train_quality_classifier.py."})
+    min_quality: float | None = bounded(
+        None, "Pages that the model scores lower go; its metrics.json helps to choose."
+    )
     protected_words: int = bounded(13, "So many words in a row of a protected passage drop a page.", low=3)
     num_samples: int = bounded(20, "Dropped pages kept with their text, for each step and file.", low=0)
     allow_damaged: bool = field(default=False, metadata={"help": "Take a cut-off file's whole records."})
     num_workers: int = bounded(2, "Processes; a WARC file is one task.", low=1)
 
+    def problems(self) -> list[str]:
+        if (self.quality_model is None) == (self.min_quality is None):
+            return []
+        return ["`quality_model` and `min_quality` need each other; give both, or neither."]
+
 
 def inputs(config: FilterConfig) -> list:
     named = [warc for warc in (config.warc, config.tdmrep) if warc]
     warcs = [file for warc in named for file in ([warc] if Path(warc).exists() else warc_files(warc) or [warc])]
-    return [*warcs, config.blocked_hosts, config.blocked_words, config.protected_texts]
+    return [*warcs, config.blocked_hosts, config.blocked_words, config.protected_texts, config.quality_model]
 
 
 def preflight(config: FilterConfig) -> dict:
@@ -72,6 +82,13 @@ def preflight(config: FilterConfig) -> dict:
         check_warc(file, config.allow_damaged)
     if config.blocked_words:
         read_word_list(config.blocked_words)
+    if config.quality_model:
+        model = QualityClassifier.load(config.quality_model)
+        if not model.low <= config.min_quality <= model.high:
+            raise StageError(
+                f"min_quality is {config.min_quality}, but {config.quality_model} scores from {model.low:g} to "
+                f"{model.high:g}; choose one between, its metrics.json says what each keeps."
+            )
     return {"num_files": len(files), "num_bytes": sum(file.stat().st_size for file in files)}
 
 
@@ -98,6 +115,7 @@ def main(config: FilterConfig) -> dict:
         BlockedWords(config.blocked_words, config.max_blocked_words, dropped("blocked_words"))
         if config.blocked_words
         else None,
+        QualityFilter(config.quality_model, config.min_quality, dropped("quality")) if config.quality_model else None,
         ProtectedFilter(config.protected_texts, config.protected_words, dropped("protected"))
         if config.protected_texts
         else None,

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 
 # Which steps are right for a fate. What is thin, repetitive or spam may be caught by any rule on quality.
-QUALITY = {"extract", "repetition", "gopher", "c4", "fineweb"}
+QUALITY = {"extract", "repetition", "gopher", "c4", "fineweb", "quality"}
 STEPS_OF_FATE = {
     "blocked_host": {"url"},
     "other_language": {"language_gate", "language"},
