@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crawl2chat.executors import ClusterConfig, run_pipeline
 from crawl2chat.extract import ExtractText, LanguageFilter, LanguageGate, OptOutFilter
 from crawl2chat.filters import (
     BlockedHosts,
@@ -21,7 +22,7 @@ from crawl2chat.filters import (
     ProtectedFilter,
     RepetitionFilter,
 )
-from crawl2chat.pages import DroppedPages, PageWriter, fates_of, funnel_of, run_pipeline
+from crawl2chat.pages import DroppedPages, PageWriter, fates_of, funnel_of
 from crawl2chat.personal_data import RemovePersonalData
 from crawl2chat.stage import StageError, bounded, run_stage, write_atomically, write_jsonl
 from crawl2chat.warc import WarcPages, check_warc, warc_files
@@ -44,15 +45,16 @@ class FilterConfig:
     protected_words: int = bounded(13, "So many words in a row of a protected passage drop a page.", low=3)
     num_samples: int = bounded(20, "Dropped pages kept with their text, for each step and file.", low=0)
     allow_damaged: bool = field(default=False, metadata={"help": "Take a cut-off file's whole records."})
-    num_workers: int = bounded(2, "Processes; a WARC file is one task.", low=1)
+    num_workers: int = bounded(2, "Tasks at a time; a WARC file is one.", low=1)
 
 
-def inputs(config: FilterConfig) -> list:
+def inputs(config: FilterConfig, cluster: ClusterConfig) -> list:
     warcs = [config.warc] if Path(config.warc).exists() else warc_files(config.warc) or [config.warc]
     return [*warcs, config.blocked_hosts, config.protected_texts]
 
 
-def preflight(config: FilterConfig) -> dict:
+def preflight(config: FilterConfig, cluster: ClusterConfig) -> dict:
+    cluster.check()
     files = warc_files(config.warc)
     if not files:
         raise StageError(f"{config.warc} has no *.warc.gz or *.warc in it; name a file, a glob or another folder.")
@@ -61,7 +63,7 @@ def preflight(config: FilterConfig) -> dict:
     return {"num_files": len(files), "num_bytes": sum(file.stat().st_size for file in files)}
 
 
-def main(config: FilterConfig) -> dict:
+def main(config: FilterConfig, cluster: ClusterConfig) -> dict:
     files, out = warc_files(config.warc), config.output_dir
 
     def dropped(step: str) -> DroppedPages:
@@ -85,7 +87,8 @@ def main(config: FilterConfig) -> dict:
         PageWriter(out),
     ]
     steps = [step for step in steps if step]
-    totals = run_pipeline(steps, len(files), config.num_workers, Path(out, "logs"))
+    names = [file.name for file in files]
+    totals = run_pipeline(steps, len(files), config.num_workers, Path(out, "logs"), cluster, names)
 
     reader, funnel = totals[0], funnel_of(steps, totals, out)
     if reader.get("cut_off") and not config.allow_damaged:
@@ -108,4 +111,4 @@ def main(config: FilterConfig) -> dict:
 
 
 if __name__ == "__main__":
-    run_stage(main, FilterConfig, inputs=inputs, preflight=preflight)
+    run_stage(main, FilterConfig, ClusterConfig, inputs=inputs, preflight=preflight)

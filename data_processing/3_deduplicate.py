@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crawl2chat.duplicates import DuplicateFilter, find_clusters, pages_reader, reasons_to_drop
+from crawl2chat.executors import ClusterConfig, run_pipeline
 from crawl2chat.pages import (
     DroppedPages,
     PageWriter,
@@ -18,7 +19,6 @@ from crawl2chat.pages import (
     funnel_of,
     page_files,
     read_lines,
-    run_pipeline,
 )
 from crawl2chat.stage import bounded, run_stage, write_atomically, write_jsonl
 
@@ -28,16 +28,17 @@ class DeduplicateConfig:
     pages: str = field(metadata={"help": "Folder of 2_filter_pages.py."})
     output_dir: str = field(metadata={"help": "Where pages/, dropped/ and funnel.json go."})
     num_samples: int = bounded(20, "Dropped pages kept with their text, for each file.", low=0)
-    num_workers: int = bounded(2, "Processes.", low=1)
+    num_workers: int = bounded(2, "Tasks at a time; a file of pages is one.", low=1)
 
 
-def preflight(config: DeduplicateConfig) -> dict:
+def preflight(config: DeduplicateConfig, cluster: ClusterConfig) -> dict:
+    cluster.check()
     return {"num_files": len(page_files(config.pages))}
 
 
-def main(config: DeduplicateConfig) -> dict:
+def main(config: DeduplicateConfig, cluster: ClusterConfig) -> dict:
     out = Path(config.output_dir)
-    cluster_of = find_clusters(config.pages, out / "logs" / "minhash", config.num_workers)
+    cluster_of = find_clusters(config.pages, out / "logs" / "minhash", config.num_workers, cluster)
     reasons = reasons_to_drop(config.pages, cluster_of)
 
     steps = [
@@ -45,7 +46,8 @@ def main(config: DeduplicateConfig) -> dict:
         DuplicateFilter(reasons, DroppedPages(str(out), "duplicate", config.num_samples)),
         PageWriter(str(out)),
     ]
-    totals = run_pipeline(steps, len(reasons), config.num_workers, out / "logs" / "filter")
+    names = [file.name for file in page_files(config.pages)]
+    totals = run_pipeline(steps, len(names), config.num_workers, out / "logs" / "filter", cluster, names)
 
     # The folder carries what earlier steps dropped, so that the next stage needs no other.
     earlier, [step] = json.loads(Path(config.pages, "funnel.json").read_text()), funnel_of(steps, totals, out)
@@ -61,4 +63,6 @@ def main(config: DeduplicateConfig) -> dict:
 
 
 if __name__ == "__main__":
-    run_stage(main, DeduplicateConfig, inputs=lambda config: [config.pages], preflight=preflight)
+    run_stage(
+        main, DeduplicateConfig, ClusterConfig, inputs=lambda config, cluster: [config.pages], preflight=preflight
+    )

@@ -15,7 +15,8 @@ from datatrove.pipeline.readers import ParquetReader
 from datatrove.utils.text import simplify_text
 from xxhash import xxh3_64_intdigest
 
-from crawl2chat.pages import DroppedPages, PageFilter, page_files, read_pages, run_pipeline
+from crawl2chat.executors import ClusterConfig, run_pipeline
+from crawl2chat.pages import DroppedPages, PageFilter, page_files, read_pages
 
 MINHASH = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
 
@@ -33,16 +34,20 @@ class Signature(MinhashDedupSignature):
         return np.array(hashes, dtype=np.uint64).reshape(-1, 1)  # (N, 1)
 
 
-def find_clusters(pages: str, work_dir: Path, num_workers: int) -> dict[tuple[int, int], int]:
+def find_clusters(
+    pages: str, work_dir: Path, num_workers: int, cluster: ClusterConfig | None = None
+) -> dict[tuple[int, int], int]:
     """(file, row) -> cluster of near duplicates, by datatrove's first three MinHash steps."""
     signature = Signature(str(work_dir / "signatures"), MINHASH)
     buckets = MinhashDedupBuckets(str(work_dir / "signatures"), str(work_dir / "buckets"), config=MINHASH)
-    cluster = MinhashDedupCluster(str(work_dir / "buckets"), str(work_dir / "clusters"), MINHASH, save_cluster_id=True)
+    clusters = MinhashDedupCluster(
+        str(work_dir / "buckets"), str(work_dir / "clusters"), MINHASH, save_cluster_id=True
+    )
 
-    num_files = len(page_files(pages))
-    run_pipeline([pages_reader(pages), signature], num_files, num_workers, work_dir / "logs_1")
-    run_pipeline([buckets], MINHASH.num_buckets, 1, work_dir / "logs_2")
-    run_pipeline([cluster], 1, 1, work_dir / "logs_3")
+    files = [file.name for file in page_files(pages)]
+    run_pipeline([pages_reader(pages), signature], len(files), num_workers, work_dir / "logs_1", cluster, files)
+    run_pipeline([buckets], MINHASH.num_buckets, num_workers, work_dir / "logs_2", cluster)
+    run_pipeline([clusters], 1, 1, work_dir / "logs_3", cluster)
 
     cluster_of = {}
     for file in sorted((work_dir / "clusters").glob("*.clusters")):

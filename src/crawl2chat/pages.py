@@ -1,18 +1,18 @@
-"""What the stages on pages share: a filter that counts and gives reasons, the dropped pages, the executor, the funnel."""
+"""What the stages on pages share: a filter that counts and gives reasons, the dropped pages, the writer, the funnel."""
 
 import json
 from abc import abstractmethod
-from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datatrove.data import Document, DocumentsPipeline
-from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.writers import JsonlWriter, ParquetWriter
-from loguru import logger
+from datatrove.pipeline.writers import ParquetWriter
 
+from crawl2chat.executors import WholeFiles
 from crawl2chat.personal_data import remove_personal_data
 from crawl2chat.stage import StageError
 
@@ -24,19 +24,23 @@ MAX_SHOWN_CHARACTERS = 500
 NOT_SHOWN = {"url", "opt_out", "protected"}
 
 
-class DroppedPages(JsonlWriter):
+class DroppedPages:
     """`dropped/<step>/<rank>.jsonl`: url and reason of every page a step drops, with the text of the first few."""
 
     def __init__(self, output_dir: str, step: str, num_samples: int):
-        super().__init__(str(Path(output_dir, "dropped", step)), compression=None)
+        self.files = WholeFiles(Path(output_dir, "dropped", step))
         self.num_samples, self.num_written = num_samples, 0
+
+    def of_task(self, rank: int) -> AbstractContextManager:
+        """Within it a task's pages are written."""
+        return self.files.of_task(f"{rank:05d}.jsonl")
 
     def write(self, document: Document, rank: int = 0, reason: str = "") -> None:
         line = {"url": document.metadata["url"], "reason": reason, "id": document.id}
         if self.num_written < self.num_samples:
             line["text"] = document.text[:MAX_SAMPLE_CHARACTERS]
         self.num_written += 1
-        self._write(line, self.output_mg.get_file(f"{rank:05d}.jsonl"), "")
+        self.files.write(f"{rank:05d}.jsonl", orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
 
 class PageFilter(PipelineStep):
@@ -60,20 +64,19 @@ class PageFilter(PipelineStep):
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         self.begin(rank)
-        for document in data:
-            with self.track_time():
-                self.stat_update("num_in")
-                self.stat_update("bytes_in", value=num_bytes(document.text))
-                reason = self.reason_to_drop(document)
-            if reason:
-                self.stat_update("num_dropped", f"dropped_{reason}")
-                self.dropped.write(document, rank, reason=f"{self.name}/{reason}")
-            else:
-                self.stat_update("num_kept")
-                self.stat_update("bytes_kept", value=num_bytes(document.text))
-                yield document
-        if self.dropped:
-            self.dropped.close()
+        with self.dropped.of_task(rank) if self.dropped else nullcontext():
+            for document in data:
+                with self.track_time():
+                    self.stat_update("num_in")
+                    self.stat_update("bytes_in", value=num_bytes(document.text))
+                    reason = self.reason_to_drop(document)
+                if reason:
+                    self.stat_update("num_dropped", f"dropped_{reason}")
+                    self.dropped.write(document, rank, reason=f"{self.name}/{reason}")
+                else:
+                    self.stat_update("num_kept")
+                    self.stat_update("bytes_kept", value=num_bytes(document.text))
+                    yield document
 
 
 class PageWriter(ParquetWriter):
@@ -84,6 +87,11 @@ class PageWriter(ParquetWriter):
     def __init__(self, output_dir: str):
         super().__init__(str(Path(output_dir, "pages")), compression="zstd", schema=SCHEMA, max_file_size=-1)
         self.adapter = _row
+        self.output_mg = WholeFiles(Path(output_dir, "pages"))
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        with self.output_mg.of_task(f"{rank:05d}.parquet"):
+            yield from super().run(data, rank, world_size)
 
 
 def _row(document: Document) -> dict:
@@ -110,36 +118,6 @@ def page_files(folder: str | Path) -> list[Path]:
 
 def read_pages(file: Path, columns: list[str] | None = None) -> list[dict]:
     return pq.read_table(file, columns=columns).to_pylist()
-
-
-class Executor(LocalPipelineExecutor):
-    """datatrove's local executor with its log lines in the log files; only errors reach the console."""
-
-    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1):
-        logger.enable("datatrove")
-        try:
-            return super()._run_for_rank(rank, 1, node_rank)  # tasks other than 0 are quiet
-        finally:
-            logger.disable("datatrove")
-
-    def run(self):
-        logger.disable("datatrove")
-        try:
-            return super().run()
-        finally:
-            logger.enable("datatrove")
-
-
-def run_pipeline(steps: list[PipelineStep], tasks: int, num_workers: int, logging_dir: Path) -> list[dict]:
-    """Runs a pipeline, or what is left of it, and returns the statistics of its steps, summed over all tasks."""
-    Executor(steps, tasks=tasks, workers=min(num_workers, tasks), logging_dir=str(logging_dir)).run()
-    # Not what run() returns: that leaves out the tasks an earlier, killed run had finished.
-    totals: list[Counter] = [Counter() for _ in steps]
-    for rank in range(tasks):
-        for total, step in zip(totals, json.loads((logging_dir / "stats" / f"{rank:05d}.json").read_text())):
-            numbers = {"seconds": step["time_stats"], **step["stats"]}
-            total.update({k: v["total"] if isinstance(v, dict) else v for k, v in numbers.items()})
-    return [dict(total) for total in totals]
 
 
 def funnel_of(steps: list[PipelineStep], totals: list[dict], output_dir: str | Path) -> list[dict]:

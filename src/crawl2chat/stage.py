@@ -12,12 +12,15 @@ and `run_stage` then
 2. calls `preflight(*configs)`, which returns facts to show (sizes, parameter counts) and raises `StageError` for what
    would fail later; with `--dry_run` it prints them with the resolved config and stops there;
 3. compares with what `output_dir` holds: finished with the same config and inputs -> "up to date", and done; finished
-   or begun with others -> refused, unless `--overwrite`; begun with the same -> resumed;
+   or begun with others -> refused, unless `--overwrite`; begun with the same -> resumed; while one run writes there,
+   which a lock on `.lock` says that dies with its process, a second is refused;
 4. calls `main(*configs)`, which returns the metrics;
 5. writes `metrics.json` and then `run.yaml` (config, versions, commit, fingerprints, time, memory, hardware), by temp
    file and rename. `run.yaml` is the done-marker: a folder without it is unfinished, and no later stage reads it.
 """
 
+import errno
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -29,6 +32,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,11 +57,13 @@ __all__ = [
 
 DONE = "run.yaml"
 STARTED = "started.yaml"
+LOCK = ".lock"
 # Never part of a folder's fingerprint: they hold times or the folder's own name, or are there only to resume from.
-VOLATILE = ("logs", "checkpoint-*", "runs", "metrics.json", "README.md", DONE, STARTED, "*.tmp")
+VOLATILE = ("logs", "checkpoint-*", "runs", "metrics.json", "README.md", DONE, STARTED, LOCK, "*.tmp")
 # Fields that do not change what a stage writes, so a rerun may differ in them and still be "up to date".
 SHOWN = {"disable_tqdm", "log_level", "log_level_replica", "report_to"}  # two of them default to the terminal's state
 NEUTRAL = {"output_dir", "logging_dir", "run_name", "num_workers", "local_rank", "push_to_hub"} | SHOWN
+NEUTRAL |= {"executor", "partition", "time_limit", "memory_gb"}  # where it runs
 
 
 @dataclass
@@ -94,9 +100,17 @@ def run_stage(
             plan = {"stage": name, "output": _standing(ours, arguments.overwrite), "plan": facts, "config": config}
             if _is_main_process():
                 sys.stdout.write(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
-        elif _agreed(lambda: _begin(ours, arguments.overwrite)):
-            _finish(ours, main, configs)
-    except StageError as error:
+        else:
+            with ExitStack() as held:
+                if _agreed(lambda: _begin(ours, arguments.overwrite, held)):
+                    _finish(ours, main, configs)
+    except (StageError, OSError) as error:
+        if isinstance(error, OSError):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            error = (
+                f"{error.strerror} in output_dir {config['output_dir']}; free some and start again: it goes on there."
+            )
         if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine
             sys.stderr.write(f"{name}: error: {error}\n")
         code = 2
@@ -219,15 +233,38 @@ def _standing(ours: dict, overwrite: bool) -> str:
                 "Choose another output_dir, or delete that run with --overwrite."
             )
         return "up to date" if marker == DONE else "unfinished"
-    if folder.is_dir() and any(child.name != f"{STARTED}.tmp" for child in folder.iterdir()):
+    if folder.is_dir() and any(child.name not in (LOCK, f"{STARTED}.tmp") for child in folder.iterdir()):
         raise StageError(f"output_dir {folder} is not empty and was not written by a stage; choose another path.")
     return "new"
 
 
-def _begin(ours: dict, overwrite: bool) -> bool:
-    """Marks `output_dir` as begun; False if it is already up to date."""
+def _lock(folder: Path, held: ExitStack) -> None:
+    """Takes the folder for this process until `held` ends, or the process does.
+
+    Raises:
+        StageError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = held.enter_context((folder / LOCK).open("a"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = (folder / LOCK).exists() and os.path.samestat(os.fstat(file.fileno()), (folder / LOCK).stat())
+    except BlockingIOError:
+        ours = False
+    except OSError as error:  # some cluster file systems are mounted without locks
+        _say(f"{folder} cannot be locked ({error.strerror}); see to it yourself that no second run writes there.")
+        return
+    if not ours:
+        raise StageError(f"another run is writing output_dir {folder}; wait for it, or choose another path.")
+    held.callback((folder / LOCK).unlink, missing_ok=True)  # before the file is closed
+
+
+def _begin(ours: dict, overwrite: bool, held: ExitStack) -> bool:
+    """Locks `output_dir` and marks it as begun; False if it is already up to date."""
     name, folder = ours["stage"], Path(ours["config"]["output_dir"])
-    standing = _standing(ours, overwrite)
+    if _standing(ours, overwrite) != "up to date":
+        _lock(folder, held)
+    standing = _standing(ours, overwrite)  # again: a run that had the lock may have ended
     if standing == "up to date":
         _say(f"{name}: {folder} is up to date.")
         return False
@@ -240,7 +277,7 @@ def _begin(ours: dict, overwrite: bool) -> bool:
         for child in folder.iterdir():
             if child.is_dir() and not child.is_symlink():
                 shutil.rmtree(child)
-            elif child.name != STARTED:
+            elif child.name not in (STARTED, LOCK):
                 child.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     ours["seconds_before"] = _seconds_spent(folder) if standing == "unfinished" else 0.0

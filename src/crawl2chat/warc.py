@@ -23,11 +23,11 @@ import brotli
 import zstandard
 from charset_normalizer import from_bytes
 from datatrove.data import Document, DocumentsPipeline
-from datatrove.io import get_datafolder
 from datatrove.pipeline.base import PipelineStep
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from tqdm import tqdm
 
+from crawl2chat.executors import WholeFiles
 from crawl2chat.pages import DroppedPages, num_bytes
 from crawl2chat.stage import StageError
 
@@ -273,10 +273,10 @@ class WarcPages(PipelineStep):
     def __init__(self, files: list[Path], output_dir: str, dropped: DroppedPages):
         super().__init__()
         self.files, self.dropped = files, dropped
-        self.damaged = get_datafolder(str(Path(output_dir, "damaged"))).get_output_file_manager(mode="wb")
+        self.damaged = WholeFiles(Path(output_dir, "damaged"))
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        with self.dropped, self.damaged:
+        with self.dropped.of_task(rank), self.damaged.of_task(f"{rank:05d}.jsonl", f"{rank:05d}.bin"):
             for file in self.files[rank::world_size]:
                 yield from self.read_file(file, rank)
 
