@@ -53,14 +53,25 @@ def inputs(config: FilterConfig, cluster: ClusterConfig) -> list:
     return [*warcs, config.blocked_hosts, config.protected_texts]
 
 
+def warcs(config: FilterConfig, cluster: ClusterConfig) -> list:
+    return inputs(config, cluster)[:-2]
+
+
 def preflight(config: FilterConfig, cluster: ClusterConfig) -> dict:
     cluster.check()
     files = warc_files(config.warc)
     if not files:
         raise StageError(f"{config.warc} has no *.warc.gz or *.warc in it; name a file, a glob or another folder.")
+    bad = []
     for file in files:
-        check_warc(file, config.allow_damaged)
-    return {"num_files": len(files), "num_bytes": sum(file.stat().st_size for file in files)}
+        try:
+            check_warc(file, config.allow_damaged)
+        except StageError as error:
+            bad.append(str(error))
+    if len(bad) == len(files):
+        raise StageError(" ".join(bad[:3]))
+    # Some bad files stop no others: their tasks fail, and the stage with them, when the others are done.
+    return {"num_files": len(files), "num_bytes": sum(file.stat().st_size for file in files), "bad_files": bad}
 
 
 def main(config: FilterConfig, cluster: ClusterConfig) -> dict:
@@ -70,7 +81,7 @@ def main(config: FilterConfig, cluster: ClusterConfig) -> dict:
         return DroppedPages(out, step, config.num_samples)
 
     steps = [
-        WarcPages(files, out, dropped("read")),
+        WarcPages(files, out, dropped("read"), config.allow_damaged),
         BlockedHosts(config.blocked_hosts, dropped("url")) if config.blocked_hosts else None,
         OptOutFilter(dropped("opt_out")),
         LanguageGate(config.languages, config.min_gate_probability, dropped("language_gate")),
@@ -87,8 +98,7 @@ def main(config: FilterConfig, cluster: ClusterConfig) -> dict:
         PageWriter(out),
     ]
     steps = [step for step in steps if step]
-    names = [file.name for file in files]
-    totals = run_pipeline(steps, len(files), config.num_workers, Path(out, "logs"), cluster, names)
+    totals = run_pipeline(steps, len(files), config.num_workers, Path(out, "logs"), cluster, files)
 
     reader, funnel = totals[0], funnel_of(steps, totals, out)
     if reader.get("cut_off") and not config.allow_damaged:
@@ -111,4 +121,4 @@ def main(config: FilterConfig, cluster: ClusterConfig) -> dict:
 
 
 if __name__ == "__main__":
-    run_stage(main, FilterConfig, ClusterConfig, inputs=inputs, preflight=preflight)
+    run_stage(main, FilterConfig, ClusterConfig, inputs=inputs, inputs_by_task=warcs, preflight=preflight)

@@ -46,8 +46,8 @@ def main(config: DeduplicateConfig, cluster: ClusterConfig) -> dict:
         DuplicateFilter(reasons, DroppedPages(str(out), "duplicate", config.num_samples)),
         PageWriter(str(out)),
     ]
-    names = [file.name for file in page_files(config.pages)]
-    totals = run_pipeline(steps, len(names), config.num_workers, out / "logs" / "filter", cluster, names)
+    files = page_files(config.pages)
+    totals = run_pipeline(steps, len(files), config.num_workers, out / "logs" / "filter", cluster, files)
 
     # The folder carries what earlier steps dropped, so that the next stage needs no other.
     earlier, [step] = json.loads(Path(config.pages, "funnel.json").read_text()), funnel_of(steps, totals, out)

@@ -44,7 +44,7 @@ def find_clusters(
         str(work_dir / "buckets"), str(work_dir / "clusters"), MINHASH, save_cluster_id=True
     )
 
-    files = [file.name for file in page_files(pages)]
+    files = page_files(pages)
     run_pipeline([pages_reader(pages), signature], len(files), num_workers, work_dir / "logs_1", cluster, files)
     run_pipeline([buckets], MINHASH.num_buckets, num_workers, work_dir / "logs_2", cluster)
     run_pipeline([clusters], 1, 1, work_dir / "logs_3", cluster)

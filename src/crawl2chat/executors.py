@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import resource
 import shlex
 import shutil
 import subprocess
@@ -34,7 +35,7 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 from multiprocess.connection import wait
 
-from crawl2chat.stage import StageError, bounded
+from crawl2chat.stage import StageError, bounded, write_atomically
 
 SECONDS_BETWEEN_LOOKS = 15.0  # at the queue of a shared cluster
 MAX_NAMES_SHOWN = 5
@@ -91,7 +92,7 @@ class WholeFiles(OutputFileManager):
 
 
 class _Noting(PipelineExecutor):
-    """Notes why a task failed in `failures/`; keeps datatrove's log lines in the log files."""
+    """Notes what a task took in `usage/`, why it failed in `failures/`; keeps datatrove's log lines in the log files."""
 
     def note_of(self, rank: int) -> Path:
         return Path(self.logging_dir.resolve_paths(f"failures/{rank:05d}.txt"))
@@ -100,8 +101,11 @@ class _Noting(PipelineExecutor):
         self.note_of(rank).unlink(missing_ok=True)
         logger.enable("datatrove")
         logger.disable("datatrove.executor.base")  # it shows every failure on the console
+        started = time.process_time()
         try:
-            return super()._run_for_rank(rank, 1, node_rank)  # tasks other than 0 are quiet
+            stats = super()._run_for_rank(rank, 1, node_rank)  # tasks other than 0 are quiet
+            self._write_usage(rank, time.process_time() - started)
+            return stats
         except Exception as error:
             with suppress(OSError):  # on a full disk there is no note either
                 self.note_of(rank).parent.mkdir(exist_ok=True)
@@ -111,16 +115,21 @@ class _Noting(PipelineExecutor):
             logger.enable("datatrove.executor.base")
 
 
+    def _write_usage(self, rank: int, cpu_seconds: float) -> None:
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        with self.logging_dir.open(f"usage/{rank:05d}.json", "w") as file:
+            json.dump({"cpu_seconds": cpu_seconds, "peak_mb": peak_mb}, file)
+
+
 class Executor(_Noting, LocalPipelineExecutor):
     """A pipeline and its tasks, which can be sent to another process."""
 
     def __init__(self, steps: list[PipelineStep], tasks: int, logging_dir: Path):
         super().__init__(steps, tasks=tasks, logging_dir=str(logging_dir))
-        self.folder = os.getcwd()  # the steps may hold relative paths
 
     def run_task(self, rank: int) -> str:
         """Runs one task; returns why it failed, in a line, or ""."""
-        os.chdir(self.folder)
         try:
             self._run_for_rank(rank)
         except Exception as error:
@@ -141,18 +150,21 @@ def run_pipeline(
     num_workers: int,
     logging_dir: Path,
     cluster: ClusterConfig | None = None,
-    names: Sequence = (),
+    files: Sequence[Path] = (),
 ) -> list[dict]:
     """Runs a pipeline, or what is left of it, and returns the statistics of its steps, summed over all tasks.
 
     Args:
         num_workers: how many tasks run at a time.
-        names: what to call the tasks in an error, for one the name of its file.
+        files: what each task reads, if that is one file; an error names it, and a task whose file was replaced since it
+            was done is done again.
 
     Raises:
         StageError: tasks failed; all others are done.
     """
     executor = Executor(steps, tasks, logging_dir)
+    if files:
+        _forget_replaced(files, logging_dir)
     if ranks := executor.get_incomplete_ranks():
         cluster = cluster or ClusterConfig()
         if cluster.executor == "slurm":
@@ -166,7 +178,7 @@ def run_pipeline(
         failed = executor.get_incomplete_ranks()
         if failed:
             shown = [
-                f"{names[rank] if names else f'task {rank}'} ({reasons.get(rank) or 'it ended without a word'})"
+                f"{files[rank].name if files else f'task {rank}'} ({reasons.get(rank) or 'it ended without a word'})"
                 for rank in failed[:MAX_NAMES_SHOWN]
             ]
             more = f" and {len(failed) - len(shown)} more" if len(failed) > len(shown) else ""
@@ -181,6 +193,20 @@ def run_pipeline(
             numbers = {"seconds": step["time_stats"], **step["stats"]}
             total.update({k: v["total"] if isinstance(v, dict) else v for k, v in numbers.items()})
     return [dict(total) for total in totals]
+
+
+def _forget_replaced(files: Sequence[Path], logging_dir: Path) -> None:
+    """Deletes the completion marks of tasks whose file has another name, size or time of change than when it was read."""
+    stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    listing = logging_dir / "files.json"
+    read = json.loads(listing.read_text()) if listing.is_file() else stamps
+    if len(read) > len(stamps):
+        raise StageError(f"there were {len(read)} files and now are {len(stamps)}; begin anew with --overwrite.")
+    for rank, (old, new) in enumerate(zip(read, stamps)):
+        if old != new:
+            (logging_dir / "completions" / f"{rank:05d}").unlink(missing_ok=True)
+    logging_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(listing, json.dumps(stamps))
 
 
 def _run_locally(executor: Executor, ranks: list[int], num_workers: int) -> dict[int, str]:
@@ -224,16 +250,25 @@ def _run_on_ray(executor: Executor, ranks: list[int], cluster: ClusterConfig, nu
 
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level="ERROR")
-    run_task = ray.remote(Executor.run_task).options(num_cpus=1, memory=cluster.memory_gb * 2**30, max_retries=3)
-    shared = ray.put(executor)
+
+    def run_task(folder: str, shared: list, rank: int) -> str:
+        os.chdir(folder)  # before the paths are unpacked, as they may be relative
+        return ray.get(shared[0]).run_task(rank)
+
+    resources = {"num_cpus": 1, "memory": cluster.memory_gb * 2**30}
+    remote = ray.remote(run_task).options(**resources, max_retries=3)
+    folder, shared = os.getcwd(), [ray.put(executor)]
 
     def reason(task) -> str:
         try:
             return ray.get(task)
         except ray.exceptions.RayError as error:
-            return _in_a_line(error)
+            return _in_a_line(getattr(error, "cause", None) or error)
 
-    return _run_all(ranks, num_workers, lambda rank: run_task.remote(shared, rank), lambda t: ray.wait(t)[0], reason)
+    def start(rank: int):
+        return remote.remote(folder, shared, rank)
+
+    return _run_all(ranks, num_workers, start, lambda tasks: ray.wait(tasks)[0], reason)
 
 
 def _run_all(ranks: list[int], num_workers: int, start: Callable, wait: Callable, reason: Callable) -> dict[int, str]:

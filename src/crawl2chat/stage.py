@@ -78,6 +78,7 @@ def run_stage(
     main: Callable[..., dict],
     *config_types: type,
     inputs: Callable[..., Iterable[str | Path]] = lambda *configs: (),
+    inputs_by_task: Callable[..., Iterable[str | Path]] = lambda *configs: (),
     preflight: Callable[..., dict] = lambda *configs: {},
     argv: list[str] | None = None,
 ) -> None:
@@ -87,6 +88,7 @@ def run_stage(
         main: takes one instance of each of `config_types`, returns metrics (a JSON-able dict).
         config_types: dataclasses; exactly one of them has the field `output_dir`.
         inputs: the files and folders the stage reads, given the configs; an empty one is left to `preflight`.
+        inputs_by_task: those of them whose changes an unfinished run may meet, as it does the tasks again that read them.
         preflight: facts to print before the start, given the configs.
     """
     name, code = Path(sys.argv[0]).stem, 0
@@ -96,6 +98,7 @@ def run_stage(
         paths = _checked_inputs([Path(path) for path in inputs(*configs) if path], Path(config["output_dir"]))
         facts = preflight(*configs)
         ours = {"stage": name, "config": config, "inputs": {str(path): fingerprint(path) for path in paths}}
+        ours["by_task"] = [str(path) for path in inputs_by_task(*configs)]
         if arguments.dry_run:
             plan = {"stage": name, "output": _standing(ours, arguments.overwrite), "plan": facts, "config": config}
             if _is_main_process():
@@ -227,7 +230,7 @@ def _standing(ours: dict, overwrite: bool) -> str:
             continue
         if overwrite:
             return "to be overwritten"
-        if differences := _differences(theirs, ours):
+        if differences := _differences(theirs, ours, marker == STARTED):
             raise StageError(
                 f"output_dir {folder} holds a run with other {'; '.join(differences)}. "
                 "Choose another output_dir, or delete that run with --overwrite."
@@ -292,14 +295,17 @@ def _seconds_spent(folder: Path) -> float:
     return yaml.safe_load(started.read_text()).get("seconds_before", 0.0) + last - started.stat().st_mtime
 
 
-def _differences(theirs: dict, ours: dict) -> list[str]:
+def _differences(theirs: dict, ours: dict, unfinished: bool) -> list[str]:
     if theirs["stage"] != ours["stage"]:
         return [f"stage ({theirs['stage']}, not {ours['stage']})"]
+
+    by_task = {*ours["by_task"], *theirs.get("by_task", [])} if unfinished else set()
 
     def what_counts(run: dict) -> dict:
         """Of an input the content, and not the path it was reached by."""
         config = {k: v for k, v in run["config"].items() if k not in NEUTRAL and str(v) not in run["inputs"]}
-        return config | {f"input {i + 1}": digest for i, digest in enumerate(run["inputs"].values())}
+        digests = [digest for path, digest in run["inputs"].items() if path not in by_task]
+        return config | {f"input {i + 1}": digest for i, digest in enumerate(digests)}
 
     old, new = what_counts(theirs), what_counts(ours)
     return [

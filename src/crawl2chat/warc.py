@@ -270,14 +270,15 @@ class WarcPages(PipelineStep):
 
     type, name = "📖 - READER", STEP
 
-    def __init__(self, files: list[Path], output_dir: str, dropped: DroppedPages):
+    def __init__(self, files: list[Path], output_dir: str, dropped: DroppedPages, allow_damaged: bool = False):
         super().__init__()
-        self.files, self.dropped = files, dropped
+        self.files, self.dropped, self.allow_damaged = files, dropped, allow_damaged
         self.damaged = WholeFiles(Path(output_dir, "damaged"))
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         with self.dropped.of_task(rank), self.damaged.of_task(f"{rank:05d}.jsonl", f"{rank:05d}.bin"):
             for file in self.files[rank::world_size]:
+                check_warc(file, self.allow_damaged)
                 yield from self.read_file(file, rank)
 
     def read_file(self, file: Path, rank: int) -> Iterator[Document]:
