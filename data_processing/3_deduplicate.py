@@ -6,6 +6,7 @@ Of duplicates the first in the order of the crawl stays.
         --pages outputs/tiny/2_pages --output_dir outputs/tiny/3_unique
 """
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,8 @@ from crawl2chat.pages import (
     PageWriter,
     fates_of,
     funnel_of,
+    iter_lines,
     page_files,
-    read_lines,
 )
 from crawl2chat.stage import bounded, run_stage, write_atomically, write_jsonl
 
@@ -52,7 +53,7 @@ def main(config: DeduplicateConfig, cluster: ClusterConfig) -> dict:
     # The folder carries what earlier steps dropped, so that the next stage needs no other.
     earlier, [step] = json.loads(Path(config.pages, "funnel.json").read_text()), funnel_of(steps, totals, out)
     write_atomically(out / "funnel.json", json.dumps([*earlier, step], indent=2) + "\n")
-    fates = read_lines(Path(config.pages, "fates.jsonl")) + fates_of(out)
+    fates = itertools.chain(iter_lines(Path(config.pages, "fates.jsonl")), fates_of(out))
     write_jsonl(out / "fates.jsonl", fates)
     return {
         "num_pages_in": step["num_in"],

@@ -3,6 +3,7 @@
 pytest tests/test_executors.py
 """
 
+import gzip
 import json
 import multiprocessing
 import os
@@ -11,20 +12,23 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
-from conftest import kill_when, metrics, run, start
+from conftest import ROOT, kill_when, metrics, run, start
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from tiny_warc import page, prose, record, write_warc
 
 import crawl2chat.executors
 from crawl2chat.executors import ClusterConfig, WholeFiles, run_pipeline
+from crawl2chat.pages import DroppedPages
 from crawl2chat.stage import StageError
+from crawl2chat.warc import WarcPages
 
 FILTER = "data_processing/2_filter_pages.py"
 DEDUPLICATE = "data_processing/3_deduplicate.py"
@@ -331,6 +335,13 @@ def test_slurm_refuses(crawl, tmp_path, slurm, capsys):
     assert "needs sbatch" in refusal(capsys, FILTER, *arguments, "--partition", "cpu")
 
 
+def test_fewer_files_than_the_run_began_with(crawl, tmp_path):
+    files = sorted(crawl.iterdir())
+    run_pipeline([Numbers(tmp_path, tmp_path / "out")], 4, 1, tmp_path / "logs", files=files)
+    with pytest.raises(StageError, match="there were 4 files and now are 3"):
+        run_pipeline([Numbers(tmp_path, tmp_path / "out")], 3, 1, tmp_path / "logs", files=files[:3])
+
+
 # ------------------------------------------------------------------------------------------- disk full, two runs at once
 
 
@@ -374,3 +385,37 @@ def test_nothing_is_left_after_a_filter(crawl, expected):
     assert counts["num_pages_in"] == 63 and counts["num_dropped"] == {"same_text": 3}
     funnel = json.loads((expected / "3" / "funnel.json").read_text())
     assert funnel[0]["num_in"] == 66 and funnel[-1]["num_kept"] == 60
+
+
+# -------------------------------------------------------------------------------------------------------------- costs
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what of a file is in memory")
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    def in_memory() -> int:
+        return int(re.search(r"RssFile:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+
+    noise = record("http://a.test/", os.urandom(2**20), status=404)
+    with (tmp_path / "large.warc.gz").open("wb") as file:
+        file.writelines(gzip.compress(noise, compresslevel=0) for _ in range(120))
+        file.writelines(gzip.compress(record(f"http://a.test/{i}", page(prose(i)))) for i in range(2))
+    reader = WarcPages([tmp_path / "large.warc.gz"], tmp_path, DroppedPages(tmp_path, "read", 0))
+    before, seen = in_memory(), []
+    for _ in reader.run():
+        seen.append(in_memory())
+    assert len(seen) == 2 and max(seen) < before + 60
+
+
+def test_costs_of_a_crawl(expected):
+    command = [sys.executable, "benchmarks/scaling.py", expected / "2", expected / "3", "--num_pages", "66000"]
+    table = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rows = {
+        cells[1].strip(): cells[2:4] for cells in (line.split("|") for line in table.splitlines()) if len(cells) > 4
+    }
+    kept, needed = rows["pages kept"]
+    assert "95.5 % of pages read" in kept and "0 million pages" in needed  # 63 of 66
+    assert float(rows["filter: processor time"][0].split()[0]) > 0.1
+    assert 50 < float(rows["filter: peak memory of a task"][0].split()[0]) < 1000
+    assert rows["MinHash signatures"][0].strip() == "952 bytes a page kept"
+    refused = subprocess.run(command[:2] + [expected], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 1 and "is unfinished" in refused.stderr and "Traceback" not in refused.stderr

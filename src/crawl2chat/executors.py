@@ -114,7 +114,6 @@ class _Noting(PipelineExecutor):
         finally:
             logger.enable("datatrove.executor.base")
 
-
     def _write_usage(self, rank: int, cpu_seconds: float) -> None:
         unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,7 +1,9 @@
 """What the stages on pages share: a filter that counts and gives reasons, the dropped pages, the writer, the funnel."""
 
+import itertools
 import json
 from abc import abstractmethod
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -128,8 +130,8 @@ def funnel_of(steps: list[PipelineStep], totals: list[dict], output_dir: str | P
             reasons = {k.removeprefix("dropped_"): v for k, v in sorted(total.items()) if k.startswith("dropped_")}
             counts = {k: total.get(k, 0) for k in ("num_in", "num_kept", "num_dropped", "bytes_in", "bytes_kept")}
             samples: dict[str, dict] = {}  # the first of each reason
-            for line in _dropped_lines(output_dir, step.name):
-                if "text" in line:
+            for file in _dropped_files(output_dir, step.name):
+                for line in itertools.takewhile(lambda line: "text" in line, iter_lines(file)):
                     text = "" if step.name in NOT_SHOWN else remove_personal_data(line["text"])[0]
                     samples.setdefault(line["reason"], {**line, "text": text[:MAX_SHOWN_CHARACTERS]})
             first = list(samples.values())[:MAX_SAMPLES_SHOWN]
@@ -137,21 +139,25 @@ def funnel_of(steps: list[PipelineStep], totals: list[dict], output_dir: str | P
     return funnel
 
 
-def fates_of(output_dir: str | Path) -> list[dict]:
+def fates_of(output_dir: str | Path) -> Iterator[dict]:
     """Url and reason of every dropped page and, where it could be read, of every damaged record."""
-    lines = [{"url": line["url"], "reason": line["reason"]} for line in _dropped_lines(output_dir, "*")]
-    damaged = [line for file in sorted(Path(output_dir, "damaged").glob("*.jsonl")) for line in read_lines(file)]
-    return lines + [{"url": line["url"], "reason": "read/damaged"} for line in damaged if line["url"]]
+    for file in _dropped_files(output_dir, "*"):
+        yield from ({"url": line["url"], "reason": line["reason"]} for line in iter_lines(file))
+    for file in sorted(Path(output_dir, "damaged").glob("*.jsonl")):
+        yield from ({"url": line["url"], "reason": "read/damaged"} for line in iter_lines(file) if line["url"])
 
 
-def _dropped_lines(output_dir: str | Path, step: str) -> list[dict]:
-    files = sorted(Path(output_dir, "dropped").glob(f"{step}/*.jsonl"))
-    return [line for file in files for line in read_lines(file)]
+def _dropped_files(output_dir: str | Path, step: str) -> list[Path]:
+    return sorted(Path(output_dir, "dropped").glob(f"{step}/*.jsonl"))
+
+
+def iter_lines(file: Path) -> Iterator[dict]:
+    with file.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def read_lines(file: Path) -> list[dict]:
-    with file.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    return list(iter_lines(file))
 
 
 def num_bytes(text: str) -> int:

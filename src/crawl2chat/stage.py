@@ -155,12 +155,12 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_atomically(path: str | Path, text: str) -> None:
-    """Writes a whole file or none: temp file in the same folder, flushed to disk, then renamed."""
+def write_atomically(path: str | Path, text: str | Iterable[str]) -> None:
+    """Writes a whole file or none, of one text or its parts: temp file in the same folder, flushed to disk, then renamed."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+        file.writelines([text] if isinstance(text, str) else text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -168,7 +168,7 @@ def write_atomically(path: str | Path, text: str) -> None:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     """Writes one JSON object a line, the whole file or none."""
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomically(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _checked_inputs(paths: list[Path], output_dir: Path) -> list[Path]:

@@ -33,6 +33,7 @@ from crawl2chat.stage import StageError
 
 MAX_RECORD_BYTES = 256 * 2**20  # as stored; Common Crawl truncates at 1 MiB (5 MiB since 2025)
 MAX_PAGE_BYTES = 8 * 2**20  # after inflation
+RELEASED_BYTES = 16 * 2**20  # of the file, at a time
 MAX_HEADER_BYTES = 64 * 2**10
 GZIP_MAGIC = b"\x1f\x8b\x08"
 RECORD_START = b"WARC/1."
@@ -282,7 +283,7 @@ class WarcPages(PipelineStep):
                 yield from self.read_file(file, rank)
 
     def read_file(self, file: Path, rank: int) -> Iterator[Document]:
-        data = map_file(file)
+        data, released = map_file(file), 0
         with tqdm(total=len(data), desc=file.name, unit="B", unit_scale=True, mininterval=1) as progress:
             for item in read_records(data):
                 if isinstance(item, Damage):
@@ -290,6 +291,11 @@ class WarcPages(PipelineStep):
                     continue
                 offset, record = item
                 progress.update(offset - progress.n)
+                if (
+                    offset - released > RELEASED_BYTES
+                ):  # what was read counts as this process's memory until it lets go
+                    data.madvise(mmap.MADV_DONTNEED, released, RELEASED_BYTES)
+                    released += RELEASED_BYTES
                 if record.record_type != WarcRecordType.response:
                     continue
                 with self.track_time():
