@@ -66,8 +66,8 @@ class WholeFiles(OutputFileManager):
     """The files a step writes for a task: `<name>.tmp` until the step ends without an error, then flushed and renamed."""
 
     def __init__(self, folder: str | Path):
-        super().__init__(get_datafolder(str(folder)), mode="wb", compression=None)
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()
+        super().__init__(get_datafolder(str(self.folder)), mode="wb", compression=None)
 
     def get_file(self, filename: str):
         if filename not in self._output_files:
