@@ -4,7 +4,7 @@ The order of FineWeb (https://arxiv.org/abs/2406.17557) with three additions: op
 stands before the costly extraction, and every dropped page is listed with its reason in `dropped/<step>/`.
 
     python data_processing/2_filter_pages.py --config data_processing/2_filter_pages.yaml \
-        --warc outputs/tiny/0_web/crawl --blocked_hosts outputs/tiny/0_web/blocked_hosts.txt \
+        --warc outputs/tiny/0_web/crawl --block_lists outputs/tiny/0_web/blocked_hosts.txt \
         --protected_texts outputs/tiny/0_web/protected.txt --output_dir outputs/tiny/2_pages
 """
 
@@ -12,9 +12,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crawl2chat.block_list import FINEWEB, BlockedUrls, compile_block_list, list_files
+from crawl2chat.executors import ClusterConfig, run_pipeline
 from crawl2chat.extract import ExtractText, LanguageFilter, LanguageGate
 from crawl2chat.filters import (
-    BlockedHosts,
     BlockedWords,
     C4Filter,
     FineWebFilter,
@@ -23,7 +24,7 @@ from crawl2chat.filters import (
     RepetitionFilter,
     read_word_list,
 )
-from crawl2chat.pages import DroppedPages, PageWriter, fates_of, funnel_of, run_pipeline
+from crawl2chat.pages import DroppedPages, PageWriter, fates_of, funnel_of
 from crawl2chat.pii import KINDS, RemovePersonalData
 from crawl2chat.quality_classifier import QualityClassifier, QualityFilter
 from crawl2chat.rights import POLICIES, OptOutFilter, TdmFiles
@@ -35,7 +36,10 @@ from crawl2chat.warc import WarcPages, check_warc, warc_files
 class FilterConfig:
     warc: str = field(metadata={"help": "A WARC file, a glob, or a folder searched for *.warc.gz and *.warc."})
     output_dir: str = field(metadata={"help": "Where pages/, dropped/, damaged/ and funnel.json go."})
-    blocked_hosts: str | None = field(default=None, metadata={"help": "Text file, a host a line."})
+    block_lists: list[str] = field(
+        default_factory=lambda: [FINEWEB],
+        metadata={"help": "Text files (a host or address a line), folders of UT1, or fineweb for the lists FineWeb takes."},
+    )
     rights_policy: str = bounded("drop_opt_out", "What goes for what it says on its use.", choices=POLICIES)
     noarchive_opts_out: bool = field(default=True, metadata={"help": "As Bing and Amazon take it."})
     tdmrep: str | None = field(
@@ -59,7 +63,7 @@ class FilterConfig:
     protected_words: int = bounded(13, "So many words in a row of a protected passage drop a page.", low=3)
     num_samples: int = bounded(20, "Dropped pages kept with their text, for each step and file.", low=0)
     allow_damaged: bool = field(default=False, metadata={"help": "Take a cut-off file's whole records."})
-    num_workers: int = bounded(2, "Processes; a WARC file is one task.", low=1)
+    num_workers: int = bounded(2, "Tasks at a time; a WARC file is one.", low=1)
 
     def problems(self) -> list[str]:
         if (self.quality_model is None) == (self.min_quality is None):
@@ -67,19 +71,34 @@ class FilterConfig:
         return ["`quality_model` and `min_quality` need each other; give both, or neither."]
 
 
-def inputs(config: FilterConfig) -> list:
+def inputs(config: FilterConfig, cluster: ClusterConfig) -> list:
+    lists = [source for source in config.block_lists if source != FINEWEB]
+    others = (config.blocked_words, config.protected_texts, config.quality_model)
+    return [*warcs(config, cluster), *lists, *others]
+
+
+def warcs(config: FilterConfig, cluster: ClusterConfig) -> list:
     named = [warc for warc in (config.warc, config.tdmrep) if warc]
-    warcs = [file for warc in named for file in ([warc] if Path(warc).exists() else warc_files(warc) or [warc])]
-    return [*warcs, config.blocked_hosts, config.blocked_words, config.protected_texts, config.quality_model]
+    return [file for warc in named for file in ([warc] if Path(warc).exists() else warc_files(warc) or [warc])]
 
 
-def preflight(config: FilterConfig) -> dict:
+def preflight(config: FilterConfig, cluster: ClusterConfig) -> dict:
+    cluster.check()
     files, tdm_files = warc_files(config.warc), warc_files(config.tdmrep or config.warc)
     if not files or not tdm_files:
         where = config.tdmrep if files else config.warc
         raise StageError(f"{where} has no *.warc.gz or *.warc in it; name a file, a glob or another folder.")
+    bad = []
     for file in dict.fromkeys(files + tdm_files):
-        check_warc(file, config.allow_damaged)
+        try:
+            check_warc(file, config.allow_damaged)
+        except StageError as error:
+            bad.append(str(error))
+    if len(bad) == len(files):
+        raise StageError(" ".join(bad[:3]))
+    for source in config.block_lists:
+        if source != FINEWEB:
+            list_files(source)
     if config.blocked_words:
         read_word_list(config.blocked_words)
     if config.quality_model:
@@ -89,10 +108,11 @@ def preflight(config: FilterConfig) -> dict:
                 f"min_quality is {config.min_quality}, but {config.quality_model} scores from {model.low:g} to "
                 f"{model.high:g}; choose one between, its metrics.json says what each keeps."
             )
-    return {"num_files": len(files), "num_bytes": sum(file.stat().st_size for file in files)}
+    # Some bad files stop no others: their tasks fail, and the stage with them, when the others are done.
+    return {"num_files": len(files), "num_bytes": sum(file.stat().st_size for file in files), "bad_files": bad}
 
 
-def main(config: FilterConfig) -> dict:
+def main(config: FilterConfig, cluster: ClusterConfig) -> dict:
     files, out = warc_files(config.warc), config.output_dir
 
     def dropped(step: str) -> DroppedPages:
@@ -100,10 +120,11 @@ def main(config: FilterConfig) -> dict:
 
     tdm_files, tdm_rules = warc_files(config.tdmrep or config.warc), str(Path(out, "tdmrep"))
     num_workers = config.num_workers if len(tdm_files) > 50 else 1  # processes take longer to start than 50 files
-    run_pipeline([TdmFiles(tdm_files, tdm_rules)], len(tdm_files), num_workers, Path(out, "logs", "tdmrep"))
+    first_pass = [TdmFiles(tdm_files, tdm_rules)]
+    run_pipeline(first_pass, len(tdm_files), num_workers, Path(out, "logs", "tdmrep"), cluster, tdm_files)
     steps = [
-        WarcPages(files, out, dropped("read")),
-        BlockedHosts(config.blocked_hosts, dropped("url")) if config.blocked_hosts else None,
+        WarcPages(files, out, dropped("read"), config.allow_damaged),
+        BlockedUrls(compile_block_list(config.block_lists), dropped("url")) if config.block_lists else None,
         OptOutFilter(config.rights_policy, config.noarchive_opts_out, tdm_rules, dropped("opt_out")),
         LanguageGate(config.languages, config.min_gate_probability, dropped("language_gate")),
         ExtractText(config.max_extraction_seconds, dropped("extract")),
@@ -123,7 +144,7 @@ def main(config: FilterConfig) -> dict:
         PageWriter(out),
     ]
     steps = [step for step in steps if step]
-    totals = run_pipeline(steps, len(files), config.num_workers, Path(out, "logs"))
+    totals = run_pipeline(steps, len(files), config.num_workers, Path(out, "logs"), cluster, files)
 
     reader, funnel = totals[0], funnel_of(steps, totals, out)
     if reader.get("cut_off") and not config.allow_damaged:
@@ -146,4 +167,4 @@ def main(config: FilterConfig) -> dict:
 
 
 if __name__ == "__main__":
-    run_stage(main, FilterConfig, inputs=inputs, preflight=preflight)
+    run_stage(main, FilterConfig, ClusterConfig, inputs=inputs, inputs_by_task=warcs, preflight=preflight)

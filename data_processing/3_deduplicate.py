@@ -6,6 +6,7 @@ Of duplicates the one crawled first stays; the rule, its reason and the threshol
         --pages outputs/tiny/2_pages --output_dir outputs/tiny/3_unique
 """
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +14,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from crawl2chat.duplicates import DuplicateFilter, PageReader, find_duplicates
+from crawl2chat.executors import ClusterConfig, run_pipeline
 from crawl2chat.pages import (
     DroppedPages,
     PageWriter,
     fates_of,
     funnel_of,
+    iter_lines,
     page_files,
-    read_lines,
-    run_pipeline,
 )
 from crawl2chat.stage import StageError, bounded, run_stage, write_atomically, write_jsonl
 
@@ -30,10 +31,11 @@ class DeduplicateConfig:
     pages: str = field(metadata={"help": "Folder of 2_filter_pages.py."})
     output_dir: str = field(metadata={"help": "Where pages/, dropped/ and funnel.json go."})
     num_samples: int = bounded(20, "Dropped pages kept with their text, for each file.", low=0)
-    num_workers: int = bounded(2, "Processes.", low=1)
+    num_workers: int = bounded(2, "Tasks at a time; a file of pages is one.", low=1)
 
 
-def preflight(config: DeduplicateConfig) -> dict:
+def preflight(config: DeduplicateConfig, cluster: ClusterConfig) -> dict:
+    cluster.check()
     files = page_files(config.pages)
     num_pages = sum(pq.read_metadata(file).num_rows for file in files)
     if not num_pages:
@@ -41,22 +43,23 @@ def preflight(config: DeduplicateConfig) -> dict:
     return {"num_files": len(files), "num_pages": num_pages}
 
 
-def main(config: DeduplicateConfig) -> dict:
+def main(config: DeduplicateConfig, cluster: ClusterConfig) -> dict:
     out = Path(config.output_dir)
     found = out / "logs" / "minhash"
-    num_clusters = find_duplicates(config.pages, found, config.num_workers)
+    num_clusters = find_duplicates(config.pages, found, config.num_workers, cluster)
 
     steps = [
         PageReader(config.pages),
         DuplicateFilter(found, DroppedPages(str(out), "duplicate", config.num_samples)),
         PageWriter(str(out)),
     ]
-    totals = run_pipeline(steps, len(page_files(config.pages)), config.num_workers, out / "logs" / "filter")
+    files = page_files(config.pages)
+    totals = run_pipeline(steps, len(files), config.num_workers, out / "logs" / "filter", cluster, files)
 
     # The folder carries what earlier steps dropped, so that the next stage needs no other.
     earlier, [step] = json.loads(Path(config.pages, "funnel.json").read_text()), funnel_of(steps, totals, out)
     write_atomically(out / "funnel.json", json.dumps([*earlier, step], indent=2) + "\n")
-    fates = read_lines(Path(config.pages, "fates.jsonl")) + fates_of(out)
+    fates = itertools.chain(iter_lines(Path(config.pages, "fates.jsonl")), fates_of(out))
     write_jsonl(out / "fates.jsonl", fates)
     return {
         "num_pages_in": step["num_in"],
@@ -67,4 +70,6 @@ def main(config: DeduplicateConfig) -> dict:
 
 
 if __name__ == "__main__":
-    run_stage(main, DeduplicateConfig, inputs=lambda config: [config.pages], preflight=preflight)
+    run_stage(
+        main, DeduplicateConfig, ClusterConfig, inputs=lambda config, cluster: [config.pages], preflight=preflight
+    )

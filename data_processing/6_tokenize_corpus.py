@@ -11,7 +11,7 @@ from datatrove.pipeline.readers import ParquetReader
 from datatrove.pipeline.tokens import DocumentTokenizer
 
 from crawl2chat.chat import END_OF_TEXT, check_chat_tokens, load_tokenizer
-from crawl2chat.pages import run_pipeline
+from crawl2chat.executors import run_pipeline
 from crawl2chat.stage import StageError, bounded, run_stage
 from crawl2chat.tokens import num_tokens
 

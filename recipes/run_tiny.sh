@@ -23,7 +23,7 @@ if [ -z "$WARC" ]; then
   stage 0_invent_web --seed "$SEED" --output_dir "$OUT/0_web"
   # Rules for prose would drop the lessons with worked sums, so fewer words need a letter here.
   TRUTH=$OUT/0_web/truth.jsonl
-  stage 2_filter_pages --min_alpha_words 0.4 --warc "$OUT/0_web/crawl" --blocked_hosts "$OUT/0_web/blocked_hosts.txt" --protected_texts "$OUT/0_web/protected.txt" --output_dir "$OUT/2_pages"
+  stage 2_filter_pages --min_alpha_words 0.4 --warc "$OUT/0_web/crawl" --block_lists "$OUT/0_web/blocked_hosts.txt" --protected_texts "$OUT/0_web/protected.txt" --output_dir "$OUT/2_pages"
 else
   stage 2_filter_pages --warc "$WARC" --output_dir "$OUT/2_pages"
 fi

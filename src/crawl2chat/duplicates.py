@@ -41,8 +41,9 @@ from datatrove.pipeline.base import PipelineStep
 from rensa import RMinHash
 from xxhash import xxh3_64_intdigest
 
+from crawl2chat.executors import ClusterConfig, run_pipeline
 from crawl2chat.ngrams import n_gram_hashes, plain_words, word_hashes
-from crawl2chat.pages import DroppedPages, PageFilter, page_files, run_pipeline
+from crawl2chat.pages import DroppedPages, PageFilter, page_files
 
 N_GRAM, NUM_BANDS, HASHES_A_BAND, SEED = 5, 14, 8, 1
 NUM_HASHES = NUM_BANDS * HASHES_A_BAND
@@ -290,13 +291,14 @@ def fates(url: np.ndarray, text: np.ndarray, signatures: np.ndarray) -> np.ndarr
     return reasons
 
 
-def find_duplicates(pages: str, folder: Path, num_workers: int) -> int:
+def find_duplicates(pages: str, folder: Path, num_workers: int, cluster: ClusterConfig | None = None) -> int:
     """Steps 1 to 3; returns the number of clusters."""
     files = page_files(pages)
-    run_pipeline([PageReader(pages), WriteKeys(folder)], len(files), num_workers, folder / "logs_keys")
+    keys = [PageReader(pages), WriteKeys(folder)]
+    run_pipeline(keys, len(files), num_workers, folder / "logs_keys", cluster, files)
     num_pages = sum(pq.read_metadata(file).num_rows for file in files)
     linkers = num_workers if num_pages >= MIN_PAGES_TO_SHARE else 1
-    run_pipeline([FindLinks(folder)], len(LINKED), linkers, folder / "logs_links")
+    run_pipeline([FindLinks(folder)], len(LINKED), linkers, folder / "logs_links", cluster)
     return choose(folder)
 
 

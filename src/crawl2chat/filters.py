@@ -18,37 +18,6 @@ from crawl2chat.pages import DroppedPages, PageFilter
 from crawl2chat.stage import StageError
 
 
-class BlockedHosts(PageFilter):
-    """Drops pages of listed hosts and of their subdomains.
-
-    The list has a host a line; `#` starts a comment. It is held as sorted 64-bit hashes, 8 bytes a host: 4.6 million
-    hosts (https://dsi.ut-capitole.fr/blacklists/index_en.php) take 37 MB, and 661 MB as a set of strings.
-    """
-
-    name = "url"
-
-    def __init__(self, blocked_hosts: str, dropped: DroppedPages | None = None):
-        super().__init__(dropped)
-        self.blocked_hosts = blocked_hosts
-
-    def begin(self, rank: int) -> None:
-        lines = Path(self.blocked_hosts).read_text(encoding="utf-8").splitlines()
-        hosts = [line.split("#")[0].strip().lower().removeprefix("www.") for line in lines]
-        self.hashes = np.unique(
-            np.array([xxh3_64_intdigest(host.encode()) for host in hosts if host], dtype=np.uint64)
-        )
-
-    def reason_to_drop(self, document: Document) -> str:
-        labels = host_of(document.metadata["url"]).split(".")
-        domains = [".".join(labels[i:]) for i in range(len(labels))]
-        return "blocked_host" if any(map(self.is_listed, domains)) else ""
-
-    def is_listed(self, host: str) -> bool:
-        digest = np.uint64(xxh3_64_intdigest(host.encode()))
-        position = np.searchsorted(self.hashes, digest)
-        return bool(position < len(self.hashes) and self.hashes[position] == digest)
-
-
 def host_of(url: str) -> str:
     try:
         return (urlsplit(url).hostname or "").rstrip(".")

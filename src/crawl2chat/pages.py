@@ -1,18 +1,20 @@
-"""What the stages on pages share: a filter that counts and gives reasons, the dropped pages, the executor, the funnel."""
+"""What the stages on pages share: a filter that counts and gives reasons, the dropped pages, the writer, the funnel."""
 
+import itertools
 import json
 from abc import abstractmethod
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datatrove.data import Document, DocumentsPipeline
-from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.writers import JsonlWriter, ParquetWriter
-from loguru import logger
+from datatrove.pipeline.writers import ParquetWriter
 
+from crawl2chat.executors import WholeFiles
 from crawl2chat.pii import remove_pii
 from crawl2chat.stage import StageError
 
@@ -24,19 +26,23 @@ MAX_SHOWN_CHARACTERS = 500
 NOT_SHOWN = {"url", "opt_out", "blocked_words", "protected"}
 
 
-class DroppedPages(JsonlWriter):
+class DroppedPages:
     """`dropped/<step>/<rank>.jsonl`: url and reason of every page a step drops, with the text of the first few."""
 
     def __init__(self, output_dir: str, step: str, num_samples: int):
-        super().__init__(str(Path(output_dir, "dropped", step)), compression=None)
+        self.files = WholeFiles(Path(output_dir, "dropped", step))
         self.num_samples, self.num_written = num_samples, 0
+
+    def of_task(self, rank: int) -> AbstractContextManager:
+        """Within it a task's pages are written."""
+        return self.files.of_task(f"{rank:05d}.jsonl")
 
     def write(self, document: Document, rank: int = 0, reason: str = "") -> None:
         line = {"url": document.metadata["url"], "reason": reason, "id": document.id}
         if self.num_written < self.num_samples:
             line["text"] = document.text[:MAX_SAMPLE_CHARACTERS]
         self.num_written += 1
-        self._write(line, self.output_mg.get_file(f"{rank:05d}.jsonl"), "")
+        self.files.write(f"{rank:05d}.jsonl", orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
 
 class PageFilter(PipelineStep):
@@ -60,20 +66,19 @@ class PageFilter(PipelineStep):
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         self.begin(rank)
-        for document in data:
-            with self.track_time():
-                self.stat_update("num_in")
-                self.stat_update("bytes_in", value=num_bytes(document.text))
-                reason = self.reason_to_drop(document)
-            if reason:
-                self.stat_update("num_dropped", f"dropped_{reason}")
-                self.dropped.write(document, rank, reason=f"{self.name}/{reason}")
-            else:
-                self.stat_update("num_kept")
-                self.stat_update("bytes_kept", value=num_bytes(document.text))
-                yield document
-        if self.dropped:
-            self.dropped.close()
+        with self.dropped.of_task(rank) if self.dropped else nullcontext():
+            for document in data:
+                with self.track_time():
+                    self.stat_update("num_in")
+                    self.stat_update("bytes_in", value=num_bytes(document.text))
+                    reason = self.reason_to_drop(document)
+                if reason:
+                    self.stat_update("num_dropped", f"dropped_{reason}")
+                    self.dropped.write(document, rank, reason=f"{self.name}/{reason}")
+                else:
+                    self.stat_update("num_kept")
+                    self.stat_update("bytes_kept", value=num_bytes(document.text))
+                    yield document
 
 
 class PageWriter(ParquetWriter):
@@ -84,6 +89,11 @@ class PageWriter(ParquetWriter):
     def __init__(self, output_dir: str):
         super().__init__(str(Path(output_dir, "pages")), compression="zstd", schema=SCHEMA, max_file_size=-1)
         self.adapter = _row
+        self.output_mg = WholeFiles(Path(output_dir, "pages"))
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        with self.output_mg.of_task(f"{rank:05d}.parquet"):
+            yield from super().run(data, rank, world_size)
 
 
 def _row(document: Document) -> dict:
@@ -112,36 +122,6 @@ def read_pages(file: Path, columns: list[str] | None = None) -> list[dict]:
     return pq.read_table(file, columns=columns).to_pylist()
 
 
-class Executor(LocalPipelineExecutor):
-    """datatrove's local executor with its log lines in the log files; only errors reach the console."""
-
-    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1):
-        logger.enable("datatrove")
-        try:
-            return super()._run_for_rank(rank, 1, node_rank)  # tasks other than 0 are quiet
-        finally:
-            logger.disable("datatrove")
-
-    def run(self):
-        logger.disable("datatrove")
-        try:
-            return super().run()
-        finally:
-            logger.enable("datatrove")
-
-
-def run_pipeline(steps: list[PipelineStep], tasks: int, num_workers: int, logging_dir: Path) -> list[dict]:
-    """Runs a pipeline, or what is left of it, and returns the statistics of its steps, summed over all tasks."""
-    Executor(steps, tasks=tasks, workers=min(num_workers, tasks), logging_dir=str(logging_dir)).run()
-    # Not what run() returns: that leaves out the tasks an earlier, killed run had finished.
-    totals: list[Counter] = [Counter() for _ in steps]
-    for rank in range(tasks):
-        for total, step in zip(totals, json.loads((logging_dir / "stats" / f"{rank:05d}.json").read_text())):
-            numbers = {"seconds": step["time_stats"], **step["stats"]}
-            total.update({k: v["total"] if isinstance(v, dict) else v for k, v in numbers.items()})
-    return [dict(total) for total in totals]
-
-
 def funnel_of(steps: list[PipelineStep], totals: list[dict], output_dir: str | Path) -> list[dict]:
     """Pages and bytes in, kept and dropped, why, and a few samples, for each step that counts pages."""
     funnel = []
@@ -150,8 +130,8 @@ def funnel_of(steps: list[PipelineStep], totals: list[dict], output_dir: str | P
             reasons = {k.removeprefix("dropped_"): v for k, v in sorted(total.items()) if k.startswith("dropped_")}
             counts = {k: total.get(k, 0) for k in ("num_in", "num_kept", "num_dropped", "bytes_in", "bytes_kept")}
             samples: dict[str, dict] = {}  # the first of each reason
-            for line in _dropped_lines(output_dir, step.name):
-                if "text" in line:
+            for file in _dropped_files(output_dir, step.name):
+                for line in itertools.takewhile(lambda line: "text" in line, iter_lines(file)):
                     text = "" if step.name in NOT_SHOWN else remove_pii(line["text"])[0]
                     samples.setdefault(line["reason"], {**line, "text": text[:MAX_SHOWN_CHARACTERS]})
             first = list(samples.values())[:MAX_SAMPLES_SHOWN]
@@ -159,21 +139,25 @@ def funnel_of(steps: list[PipelineStep], totals: list[dict], output_dir: str | P
     return funnel
 
 
-def fates_of(output_dir: str | Path) -> list[dict]:
+def fates_of(output_dir: str | Path) -> Iterator[dict]:
     """Url and reason of every dropped page and, where it could be read, of every damaged record."""
-    lines = [{"url": line["url"], "reason": line["reason"]} for line in _dropped_lines(output_dir, "*")]
-    damaged = [line for file in sorted(Path(output_dir, "damaged").glob("*.jsonl")) for line in read_lines(file)]
-    return lines + [{"url": line["url"], "reason": "read/damaged"} for line in damaged if line["url"]]
+    for file in _dropped_files(output_dir, "*"):
+        yield from ({"url": line["url"], "reason": line["reason"]} for line in iter_lines(file))
+    for file in sorted(Path(output_dir, "damaged").glob("*.jsonl")):
+        yield from ({"url": line["url"], "reason": "read/damaged"} for line in iter_lines(file) if line["url"])
 
 
-def _dropped_lines(output_dir: str | Path, step: str) -> list[dict]:
-    files = sorted(Path(output_dir, "dropped").glob(f"{step}/*.jsonl"))
-    return [line for file in files for line in read_lines(file)]
+def _dropped_files(output_dir: str | Path, step: str) -> list[Path]:
+    return sorted(Path(output_dir, "dropped").glob(f"{step}/*.jsonl"))
+
+
+def iter_lines(file: Path) -> Iterator[dict]:
+    with file.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def read_lines(file: Path) -> list[dict]:
-    with file.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    return list(iter_lines(file))
 
 
 def num_bytes(text: str) -> int:

@@ -223,6 +223,8 @@ class TdmFiles(PipelineStep):
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         lines = []
         for file in self.files[rank::world_size]:
+            if not file.stat().st_size:  # the main pass says so
+                continue
             for record in tdm_records(map_file(file)):
                 with self.track_time():
                     rules = parse_tdm_rules(record)

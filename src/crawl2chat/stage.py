@@ -12,12 +12,15 @@ and `run_stage` then
 2. calls `preflight(*configs)`, which returns facts to show (sizes, parameter counts) and raises `StageError` for what
    would fail later; with `--dry_run` it prints them with the resolved config and stops there;
 3. compares with what `output_dir` holds: finished with the same config and inputs -> "up to date", and done; finished
-   or begun with others -> refused, unless `--overwrite`; begun with the same -> resumed;
+   or begun with others -> refused, unless `--overwrite`; begun with the same -> resumed; while one run writes there,
+   which a lock on `.lock` says that dies with its process, a second is refused;
 4. calls `main(*configs)`, which returns the metrics;
 5. writes `metrics.json` and then `run.yaml` (config, versions, commit, fingerprints, time, memory, hardware), by temp
    file and rename. `run.yaml` is the done-marker: a folder without it is unfinished, and no later stage reads it.
 """
 
+import errno
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -29,6 +32,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,11 +57,13 @@ __all__ = [
 
 DONE = "run.yaml"
 STARTED = "started.yaml"
+LOCK = ".lock"
 # Never part of a folder's fingerprint: they hold times or the folder's own name, or are there only to resume from.
-VOLATILE = ("logs", "checkpoint-*", "runs", "metrics.json", "README.md", "funnel.html", DONE, STARTED, "*.tmp")
+VOLATILE = ("logs", "checkpoint-*", "runs", "metrics.json", "README.md", "funnel.html", DONE, STARTED, LOCK, "*.tmp")
 # Fields that do not change what a stage writes, so a rerun may differ in them and still be "up to date".
 SHOWN = {"disable_tqdm", "log_level", "log_level_replica", "report_to"}  # two of them default to the terminal's state
 NEUTRAL = {"output_dir", "logging_dir", "run_name", "num_workers", "local_rank", "push_to_hub"} | SHOWN
+NEUTRAL |= {"executor", "partition", "time_limit", "memory_gb"}  # where it runs
 NEUTRAL |= {"requests_per_second", "max_tries", "stall_seconds"}  # how files are fetched, not which
 
 
@@ -73,6 +79,7 @@ def run_stage(
     main: Callable[..., dict],
     *config_types: type,
     inputs: Callable[..., Iterable[str | Path]] = lambda *configs: (),
+    inputs_by_task: Callable[..., Iterable[str | Path]] = lambda *configs: (),
     preflight: Callable[..., dict] = lambda *configs: {},
     argv: list[str] | None = None,
 ) -> None:
@@ -82,6 +89,7 @@ def run_stage(
         main: takes one instance of each of `config_types`, returns metrics (a JSON-able dict).
         config_types: dataclasses; exactly one of them has the field `output_dir`.
         inputs: the files and folders the stage reads, given the configs; an empty one is left to `preflight`.
+        inputs_by_task: those of them whose changes an unfinished run may meet, as it does the tasks again that read them.
         preflight: facts to print before the start, given the configs.
     """
     name, code = Path(sys.argv[0]).stem, 0
@@ -91,13 +99,22 @@ def run_stage(
         paths = _checked_inputs([Path(path) for path in inputs(*configs) if path], Path(config["output_dir"]))
         facts = preflight(*configs)
         ours = {"stage": name, "config": config, "inputs": {str(path): fingerprint(path) for path in paths}}
+        ours["by_task"] = [str(path) for path in inputs_by_task(*configs)]
         if arguments.dry_run:
             plan = {"stage": name, "output": _standing(ours, arguments.overwrite), "plan": facts, "config": config}
             if _is_main_process():
                 sys.stdout.write(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
-        elif _agreed(lambda: _begin(ours, arguments.overwrite)):
-            _finish(ours, main, configs)
-    except StageError as error:
+        else:
+            with ExitStack() as held:
+                if _agreed(lambda: _begin(ours, arguments.overwrite, held)):
+                    _finish(ours, main, configs)
+    except (StageError, OSError) as error:
+        if isinstance(error, OSError):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            error = (
+                f"{error.strerror} in output_dir {config['output_dir']}; free some and start again: it goes on there."
+            )
         if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine
             sys.stderr.write(f"{name}: error: {error}\n")
         code = 2
@@ -139,12 +156,12 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_atomically(path: str | Path, text: str) -> None:
-    """Writes a whole file or none: temp file in the same folder, flushed to disk, then renamed."""
+def write_atomically(path: str | Path, text: str | Iterable[str]) -> None:
+    """Writes a whole file or none, of one text or its parts: temp file in the same folder, flushed to disk, then renamed."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+        file.writelines([text] if isinstance(text, str) else text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -152,7 +169,7 @@ def write_atomically(path: str | Path, text: str) -> None:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     """Writes one JSON object a line, the whole file or none."""
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomically(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _checked_inputs(paths: list[Path], output_dir: Path) -> list[Path]:
@@ -214,21 +231,44 @@ def _standing(ours: dict, overwrite: bool) -> str:
             continue
         if overwrite:
             return "to be overwritten"
-        if differences := _differences(theirs, ours):
+        if differences := _differences(theirs, ours, marker == STARTED):
             raise StageError(
                 f"output_dir {folder} holds a run with other {'; '.join(differences)}. "
                 "Choose another output_dir, or delete that run with --overwrite."
             )
         return "up to date" if marker == DONE else "unfinished"
-    if folder.is_dir() and any(child.name != f"{STARTED}.tmp" for child in folder.iterdir()):
+    if folder.is_dir() and any(child.name not in (LOCK, f"{STARTED}.tmp") for child in folder.iterdir()):
         raise StageError(f"output_dir {folder} is not empty and was not written by a stage; choose another path.")
     return "new"
 
 
-def _begin(ours: dict, overwrite: bool) -> bool:
-    """Marks `output_dir` as begun; False if it is already up to date."""
+def _lock(folder: Path, held: ExitStack) -> None:
+    """Takes the folder for this process until `held` ends, or the process does.
+
+    Raises:
+        StageError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = held.enter_context((folder / LOCK).open("a"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = (folder / LOCK).exists() and os.path.samestat(os.fstat(file.fileno()), (folder / LOCK).stat())
+    except BlockingIOError:
+        ours = False
+    except OSError as error:  # some cluster file systems are mounted without locks
+        _say(f"{folder} cannot be locked ({error.strerror}); see to it yourself that no second run writes there.")
+        return
+    if not ours:
+        raise StageError(f"another run is writing output_dir {folder}; wait for it, or choose another path.")
+    held.callback((folder / LOCK).unlink, missing_ok=True)  # before the file is closed
+
+
+def _begin(ours: dict, overwrite: bool, held: ExitStack) -> bool:
+    """Locks `output_dir` and marks it as begun; False if it is already up to date."""
     name, folder = ours["stage"], Path(ours["config"]["output_dir"])
-    standing = _standing(ours, overwrite)
+    if _standing(ours, overwrite) != "up to date":
+        _lock(folder, held)
+    standing = _standing(ours, overwrite)  # again: a run that had the lock may have ended
     if standing == "up to date":
         _say(f"{name}: {folder} is up to date.")
         return False
@@ -241,7 +281,7 @@ def _begin(ours: dict, overwrite: bool) -> bool:
         for child in folder.iterdir():
             if child.is_dir() and not child.is_symlink():
                 shutil.rmtree(child)
-            elif child.name != STARTED:
+            elif child.name not in (STARTED, LOCK):
                 child.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     ours["seconds_before"] = _seconds_spent(folder) if standing == "unfinished" else 0.0
@@ -256,14 +296,17 @@ def _seconds_spent(folder: Path) -> float:
     return yaml.safe_load(started.read_text()).get("seconds_before", 0.0) + last - started.stat().st_mtime
 
 
-def _differences(theirs: dict, ours: dict) -> list[str]:
+def _differences(theirs: dict, ours: dict, unfinished: bool) -> list[str]:
     if theirs["stage"] != ours["stage"]:
         return [f"stage ({theirs['stage']}, not {ours['stage']})"]
+
+    by_task = {*ours["by_task"], *theirs.get("by_task", [])} if unfinished else set()
 
     def what_counts(run: dict) -> dict:
         """Of an input the content, and not the path it was reached by."""
         config = {k: v for k, v in run["config"].items() if k not in NEUTRAL and str(v) not in run["inputs"]}
-        return config | {f"input {i + 1}": digest for i, digest in enumerate(run["inputs"].values())}
+        digests = [digest for path, digest in run["inputs"].items() if path not in by_task]
+        return config | {f"input {i + 1}": digest for i, digest in enumerate(digests)}
 
     old, new = what_counts(theirs), what_counts(ours)
     return [

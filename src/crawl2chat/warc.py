@@ -23,16 +23,17 @@ import brotli
 import zstandard
 from charset_normalizer import from_bytes
 from datatrove.data import Document, DocumentsPipeline
-from datatrove.io import get_datafolder
 from datatrove.pipeline.base import PipelineStep
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from tqdm import tqdm
 
+from crawl2chat.executors import WholeFiles
 from crawl2chat.pages import DroppedPages, num_bytes
 from crawl2chat.stage import StageError
 
 MAX_RECORD_BYTES = 256 * 2**20  # as stored; Common Crawl truncates at 1 MiB (5 MiB since 2025)
 MAX_PAGE_BYTES = 8 * 2**20  # after inflation
+RELEASED_BYTES = 16 * 2**20  # of the file, at a time
 MAX_HEADER_BYTES = 64 * 2**10
 GZIP_MAGIC = b"\x1f\x8b\x08"
 RECORD_START = b"WARC/1."
@@ -270,18 +271,19 @@ class WarcPages(PipelineStep):
 
     type, name = "📖 - READER", STEP
 
-    def __init__(self, files: list[Path], output_dir: str, dropped: DroppedPages):
+    def __init__(self, files: list[Path], output_dir: str, dropped: DroppedPages, allow_damaged: bool = False):
         super().__init__()
-        self.files, self.dropped = files, dropped
-        self.damaged = get_datafolder(str(Path(output_dir, "damaged"))).get_output_file_manager(mode="wb")
+        self.files, self.dropped, self.allow_damaged = files, dropped, allow_damaged
+        self.damaged = WholeFiles(Path(output_dir, "damaged"))
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        with self.dropped, self.damaged:
+        with self.dropped.of_task(rank), self.damaged.of_task(f"{rank:05d}.jsonl", f"{rank:05d}.bin"):
             for file in self.files[rank::world_size]:
+                check_warc(file, self.allow_damaged)
                 yield from self.read_file(file, rank)
 
     def read_file(self, file: Path, rank: int) -> Iterator[Document]:
-        data = map_file(file)
+        data, released = map_file(file), 0
         with tqdm(total=len(data), desc=file.name, unit="B", unit_scale=True, mininterval=1) as progress:
             for item in read_records(data):
                 if isinstance(item, Damage):
@@ -289,6 +291,11 @@ class WarcPages(PipelineStep):
                     continue
                 offset, record = item
                 progress.update(offset - progress.n)
+                if (
+                    offset - released > RELEASED_BYTES
+                ):  # what was read counts as this process's memory until it lets go
+                    data.madvise(mmap.MADV_DONTNEED, released, RELEASED_BYTES)
+                    released += RELEASED_BYTES
                 if record.record_type != WarcRecordType.response:
                     continue
                 with self.track_time():
