@@ -11,6 +11,8 @@ WARC=${1:+$(realpath "$1")}
 cd "$(dirname "$0")/.."
 # Passive: threads that wait for one another by spinning lose a factor of fifty when anything else wants a core.
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=true HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE
+# glibc hands every large tensor back to the system and takes the next one page by page; this keeps them.
+export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)}
 
 SEED=${SEED:-0} TRUTH=
