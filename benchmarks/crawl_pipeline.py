@@ -31,9 +31,7 @@ def cpu_seconds() -> float:
 
 def peak_mb() -> tuple[int, int]:
     """Of this process and of its largest child."""
-    return tuple(
-        resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    return tuple(resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def measure(steps: list) -> dict:
@@ -46,7 +44,9 @@ def measure(steps: list) -> dict:
         "cpu_seconds": cpu_seconds() - before,
         "seconds": time.perf_counter() - started_at,
         "kept": kept,
-        "seconds_by_block": {step.name.encode("ascii", "ignore").decode().strip(" -"): step.stats.time_stats.total for step in steps},
+        "seconds_by_block": {
+            step.name.encode("ascii", "ignore").decode().strip(" -"): step.stats.time_stats.total for step in steps
+        },
         "peak_mb": peak_mb(),
     }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from crawl2chat.block_list import FINEWEB, BlockedUrls, compile_block_list, list_files
 from crawl2chat.executors import ClusterConfig, run_pipeline
-from crawl2chat.extract import ExtractText, LanguageFilter, LanguageGate
+from crawl2chat.extract import MODES, ExtractText
 from crawl2chat.filters import (
     BlockedWords,
     C4Filter,
@@ -24,6 +24,7 @@ from crawl2chat.filters import (
     RepetitionFilter,
     read_word_list,
 )
+from crawl2chat.language import LanguageFilter, LanguageGate
 from crawl2chat.pages import DroppedPages, PageWriter, fates_of, funnel_of
 from crawl2chat.pii import KINDS, RemovePersonalData
 from crawl2chat.quality_classifier import QualityClassifier, QualityFilter
@@ -38,7 +39,9 @@ class FilterConfig:
     output_dir: str = field(metadata={"help": "Where pages/, dropped/, damaged/ and funnel.json go."})
     block_lists: list[str] = field(
         default_factory=lambda: [FINEWEB],
-        metadata={"help": "Text files (a host or address a line), folders of UT1, or fineweb for the lists FineWeb takes."},
+        metadata={
+            "help": "Text files (a host or address a line), folders of UT1, or fineweb for the lists FineWeb takes."
+        },
     )
     rights_policy: str = bounded("drop_opt_out", "What goes for what it says on its use.", choices=POLICIES)
     noarchive_opts_out: bool = field(default=True, metadata={"help": "As Bing and Amazon take it."})
@@ -51,6 +54,7 @@ class FilterConfig:
     languages: list[str] = field(default_factory=lambda: ["en"], metadata={"help": "ISO 639 codes to keep."})
     min_gate_probability: float = bounded(0.2, "Of the languages, before extraction.", low=0.0, high=1.0)
     min_language_probability: float = bounded(0.65, "Of a language, after extraction.", low=0.0, high=1.0)
+    extraction: str = bounded("quality", "By trafilatura, or in a fraction of its time by resiliparse.", choices=MODES)
     max_extraction_seconds: float = bounded(5.0, "Processor time a page.", low=0.1)
     min_words: int = bounded(50, "Gopher.", low=1)
     max_words: int = bounded(100_000, "Gopher.", low=1)
@@ -112,22 +116,19 @@ def preflight(config: FilterConfig, cluster: ClusterConfig) -> dict:
     return {"num_files": len(files), "num_bytes": sum(file.stat().st_size for file in files), "bad_files": bad}
 
 
-def main(config: FilterConfig, cluster: ClusterConfig) -> dict:
+def build_steps(config: FilterConfig) -> list:
+    """What a page goes through, in this order."""
     files, out = warc_files(config.warc), config.output_dir
 
     def dropped(step: str) -> DroppedPages:
         return DroppedPages(out, step, config.num_samples)
 
-    tdm_files, tdm_rules = warc_files(config.tdmrep or config.warc), str(Path(out, "tdmrep"))
-    num_workers = config.num_workers if len(tdm_files) > 50 else 1  # processes take longer to start than 50 files
-    first_pass = [TdmFiles(tdm_files, tdm_rules)]
-    run_pipeline(first_pass, len(tdm_files), num_workers, Path(out, "logs", "tdmrep"), cluster, tdm_files)
     steps = [
         WarcPages(files, out, dropped("read"), config.allow_damaged),
         BlockedUrls(compile_block_list(config.block_lists), dropped("url")) if config.block_lists else None,
-        OptOutFilter(config.rights_policy, config.noarchive_opts_out, tdm_rules, dropped("opt_out")),
+        OptOutFilter(config.rights_policy, config.noarchive_opts_out, f"{out}/tdmrep", dropped("opt_out")),
         LanguageGate(config.languages, config.min_gate_probability, dropped("language_gate")),
-        ExtractText(config.max_extraction_seconds, dropped("extract")),
+        ExtractText(config.max_extraction_seconds, config.extraction, dropped("extract")),
         LanguageFilter(config.languages, config.min_language_probability, dropped("language")),
         RepetitionFilter(dropped("repetition")),
         GopherFilter(config.min_words, config.max_words, config.min_alpha_words, dropped("gopher")),
@@ -143,7 +144,17 @@ def main(config: FilterConfig, cluster: ClusterConfig) -> dict:
         RemovePersonalData(),
         PageWriter(out),
     ]
-    steps = [step for step in steps if step]
+    return [step for step in steps if step]
+
+
+def main(config: FilterConfig, cluster: ClusterConfig) -> dict:
+    files, out = warc_files(config.warc), config.output_dir
+    tdm_files = warc_files(config.tdmrep or config.warc)
+    num_workers = config.num_workers if len(tdm_files) > 50 else 1  # processes take longer to start than 50 files
+    first_pass = [TdmFiles(tdm_files, f"{out}/tdmrep")]
+    run_pipeline(first_pass, len(tdm_files), num_workers, Path(out, "logs", "tdmrep"), cluster, tdm_files)
+
+    steps = build_steps(config)
     totals = run_pipeline(steps, len(files), config.num_workers, Path(out, "logs"), cluster, files)
 
     reader, funnel = totals[0], funnel_of(steps, totals, out)

@@ -79,7 +79,7 @@ def crawl(tmp_path_factory) -> Path:
 def filter_arguments(crawl: Path, out: Path) -> list:
     return [
         "--config", ROOT / "data_processing/2_filter_pages.yaml", "--warc", crawl / "crawl",
-        "--blocked_hosts", crawl / "blocked.txt", "--protected_texts", crawl / "protected.txt", "--output_dir", out,
+        "--block_lists", crawl / "blocked.txt", "--protected_texts", crawl / "protected.txt", "--output_dir", out,
     ]  # fmt: skip
 
 

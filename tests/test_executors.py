@@ -308,7 +308,7 @@ def test_a_file_replaced_under_an_unfinished_run_is_read_again(crawl, expected, 
     arguments = ["--warc", tmp_path / "crawl", "--output_dir", tmp_path / "2"]
     refusal(capsys, FILTER, *arguments)
     (tmp_path / "blocked.txt").write_text("site0.test\n")
-    assert "holds a run with other" in refusal(capsys, FILTER, *arguments, "--blocked_hosts", tmp_path / "blocked.txt")
+    assert "holds a run with other" in refusal(capsys, FILTER, *arguments, "--block_lists", tmp_path / "blocked.txt")
     for name in ("part-0.warc.gz", "part-1.warc.gz"):
         shutil.copy(crawl / name, tmp_path / "crawl")
     run(FILTER, *arguments)

@@ -7,15 +7,9 @@ import pytest
 from datatrove.data import Document
 from tiny_warc import page, paragraphs, prose
 
-from crawl2chat.extract import (
-    CpuTimeout,
-    ExtractText,
-    LanguageFilter,
-    LanguageGate,
-    cpu_limit,
-    extract_text,
-)
-from crawl2chat.filters import BlockedHosts, BlockedWords, ProtectedFilter
+from crawl2chat.extract import MODES, CpuTimeout, ExtractText, cpu_limit, extract_text
+from crawl2chat.filters import BlockedWords, ProtectedFilter
+from crawl2chat.language import LanguageFilter, LanguageGate, detect
 from crawl2chat.stage import StageError
 from crawl2chat.truth import score, token_f1
 
@@ -26,29 +20,8 @@ def document(text: str, url: str = "http://a.test/", **metadata) -> Document:
     return Document(text=text, id="x", metadata={"url": url, **metadata})
 
 
-def test_blocked_hosts(tmp_path):
-    file = tmp_path / "hosts.txt"
-    file.write_text("# bad ones\nbad.test\nwww.worse.test  # a comment\n\n")
-    blocked = BlockedHosts(str(file))
-    blocked.begin(0)
-    for host, reason in {
-        "bad.test": "blocked_host", "a.b.bad.test": "blocked_host", "BAD.test:8080": "blocked_host",
-        "notbad.test": "", "worse.test": "blocked_host", "www.worse.test": "blocked_host", "test": "",
-    }.items():  # fmt: skip
-        assert blocked.reason_to_drop(document("", f"http://{host}/bad.test")) == reason
-    assert blocked.reason_to_drop(document("", "hard::bad.test-page.html")) == ""
-
-
-def test_blocked_hosts_may_be_an_empty_file(tmp_path):
-    (tmp_path / "hosts.txt").write_text("")
-    blocked = BlockedHosts(str(tmp_path / "hosts.txt"))
-    blocked.begin(0)
-    assert blocked.reason_to_drop(document("", "http://a.test/")) == ""
-
-
 def test_language_before_and_after_extraction():
     gate, after = LanguageGate(["en"], 0.2), LanguageFilter(["en"], 0.65)
-    gate.begin(0), after.begin(0)
     assert gate.reason_to_drop(document(page(prose(0)))) == ""
     assert gate.reason_to_drop(document(page(GERMAN))) == "de"
     assert gate.reason_to_drop(document("<html><script>x = 1</script></html>")) == "no_text"
@@ -58,12 +31,23 @@ def test_language_before_and_after_extraction():
     assert after.reason_to_drop(document("1 2 3")) == "none"
 
 
-def test_extraction_keeps_the_article_a_paragraph_a_line():
+def test_detect():
+    assert detect(prose(0))[0] == "en" and detect(GERMAN)[0] == "de" and detect("1 2 3") == ("none", 0.0)
+    assert 0.65 < detect(GERMAN)[1] <= 1.01  # fastText rounds up
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_extraction_keeps_the_article_a_paragraph_a_line(mode):
     text = prose(3)
-    found = extract_text(page(text, tail="<script>let x = 1</script>"))
+    found = extract_text(page(text, tail="<script>let x = 1</script>"), mode)
     assert all(paragraph in found.split("\n") for paragraph in paragraphs(text))
     assert "Imprint" not in found and "let x" not in found and "Home page" not in found
-    assert ExtractText(5.0).reason_to_drop(document("<html><body></body></html>")) == "empty"
+    assert ExtractText(5.0, mode).reason_to_drop(document("<html><body></body></html>")) == "empty"
+
+
+def test_extraction_knows_its_modes():
+    with pytest.raises(ValueError, match="mode is 'fast'; choose one of quality, speed"):
+        extract_text("<p>text</p>", "fast")
 
 
 def test_cpu_limit_stops_work_but_not_waiting():

@@ -94,6 +94,8 @@ def compile_block_list(sources: list[str]) -> Path:
     """
     digest = hashlib.sha256()
     for source in sources:
+        if source != FINEWEB:
+            list_files(source)  # there must be some
         digest.update((str(BUNDLED_LISTS.stat().st_size) if source == FINEWEB else fingerprint(source)).encode())
     folder = cached_assets_path(library_name="crawl2chat", namespace="block_lists", subfolder=digest.hexdigest()[:16])
     if (folder / "words.json").is_file():

