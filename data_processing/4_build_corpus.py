@@ -44,8 +44,9 @@ language: [{languages}]
 {num_train} pages to train on and {num_validation} to validate on, {megabytes:.1f} MB of text.
 
 Columns: `text`, `id` (of the WARC record), `url`, `date` (of the crawl), `language`, `licence` (as the page states it:
-a Creative Commons licence, "copyright", or empty). Pages that opt out of training were dropped; e-mail addresses,
-public IP addresses and phone numbers were replaced. The rights in the texts remain with their authors.
+"cc-by-4.0", "mentions cc-by-4.0" for a bare link, "all-rights-reserved", "copyright", or empty), `opt_out` (how a page
+reserves itself from training; the default policy drops such pages). E-mail addresses, public IP addresses, phone, card
+and bank account numbers were replaced. The rights in the texts remain with their authors.
 {contamination}
 
 | step | pages in | dropped | kept | MB kept |
