@@ -103,13 +103,17 @@ def seconds_of(folder: str) -> float:
     return metrics["train_seconds"]
 
 
-def matched_steps(config: ChatSFTConfig, tokenizer, num_timed: int = 10) -> int:
-    """The steps that fit into the wall time of `match_seconds_of`; read from `budget.json` once it is there."""
+def matched_steps(config: ChatSFTConfig, tokenizer, num_timed: int = 50) -> int:
+    """The steps that fit into the wall time of `match_seconds_of`; read from `budget.json` once it is there.
+
+    Fifty are timed, since `group_by_length` sorts by length within fifty batches: the first ones take longest.
+    """
     budget = Path(config.output_dir, "budget.json")
     if not budget.is_file():
         trial = copy.copy(config)
-        trial.save_strategy, trial.max_steps = "no", num_timed
+        trial.save_strategy, trial.max_steps = "no", 5
         build_trainer(trial, tokenizer).train()  # warms up
+        trial.max_steps = num_timed
         trainer = build_trainer(trial, tokenizer)
         started_at = time.time()
         trainer.train()
