@@ -33,7 +33,8 @@ def test_our_half_of_the_crawl_benchmark(mode, warc):
 def test_medians_and_spread():
     summary = runpy.run_path(str(CRAWL_PIPELINE))["summary"]
     runs = [
-        {"cpu_seconds": s, "peak_mb": [s * 100, 0], "kept": ["a"], "seconds_by_block": {"read": s / 2}} for s in (3, 1, 2)
+        {"cpu_seconds": s, "peak_mb": [s * 100, 0], "kept": ["a"], "seconds_by_block": {"read": s / 2}}
+        for s in (3, 1, 2)
     ]
     found = summary(runs, num_pages=100)
     assert found["cpu_ms_per_page"] == 20.0 and found["cpu_ms_spread"] == [10.0, 30.0]
@@ -42,9 +43,18 @@ def test_medians_and_spread():
 
 def test_extraction_benchmark(warc, tmp_path):
     text = prose(0).split("\n")[0][:40]
-    lines = [{"url": f"http://host{i}.test/", "with": [text] if i == 0 else [], "without": ["Imprint"]} for i in range(4)]
+    lines = [
+        {"url": f"http://host{i}.test/", "with": [text] if i == 0 else [], "without": ["Imprint"]} for i in range(4)
+    ]
     (tmp_path / "truth.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    command = [sys.executable, ROOT / "benchmarks" / "extraction.py", "--warc", warc, "--truth", tmp_path / "truth.jsonl"]
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "extraction.py",
+        "--warc",
+        warc,
+        "--truth",
+        tmp_path / "truth.jsonl",
+    ]
     table = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert table[0] == "| | precision | recall | F1 | CPU ms a page |"
     assert [line.split(" | ")[0] for line in table[2:]] == [

@@ -42,7 +42,9 @@ def write_pages(folder: Path, *files: list[dict]) -> Path:
     (folder / "pages").mkdir(parents=True)
     for number, rows in enumerate(files):
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "pages" / f"{number:05d}.parquet")
-    (folder / "funnel.json").write_text("[]")
+    num_pages = sum(map(len, files))
+    counts = {"num_in": num_pages, "num_kept": num_pages, "num_dropped": 0, "bytes_in": 9, "bytes_kept": 9}
+    (folder / "funnel.json").write_text(json.dumps([{"step": "read", **counts, "reasons": {}, "samples": []}]))
     (folder / "fates.jsonl").write_text("")
     return folder
 
