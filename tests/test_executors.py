@@ -27,7 +27,7 @@ from tiny_warc import page, prose, record, write_warc
 import crawl2chat.executors
 from crawl2chat.executors import ClusterConfig, WholeFiles, run_pipeline
 from crawl2chat.pages import DroppedPages
-from crawl2chat.stage import StageError
+from crawl2chat.stage import StageError, read_run
 from crawl2chat.warc import WarcPages
 
 FILTER = "data_processing/2_filter_pages.py"
@@ -416,6 +416,7 @@ def test_costs_of_a_crawl(expected):
     assert "95.5 % of pages read" in kept and "0 million pages" in needed  # 63 of 66
     assert float(rows["filter: processor time"][0].split()[0]) > 0.1
     assert 50 < float(rows["filter: peak memory of a task"][0].split()[0]) < 1000
+    assert read_run(expected / "2")["peak_memory_mb"]["largest_child"] > 50  # of a task
     assert 448 <= int(rows["MinHash signatures"][0].split()[0]) < 470  # 112 hashes of 32 bits, and a file's header
     refused = subprocess.run(command[:2] + [expected], cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 1 and "is unfinished" in refused.stderr and "Traceback" not in refused.stderr
