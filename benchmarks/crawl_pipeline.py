@@ -22,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("quality", "speed")
+EXAMPLE = "A text. It has two sentences."
 
 
 def cpu_seconds() -> float:
@@ -30,22 +31,27 @@ def cpu_seconds() -> float:
 
 
 def peak_mb() -> tuple[int, int]:
-    """Of this process and of its largest child."""
-    return tuple(resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    """Of this process and of its largest child. `ru_maxrss` would count what the parent held when it started this one."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) // 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
 
 
-def measure(steps: list) -> dict:
-    """Runs the blocks of one task, each drawing on the one before."""
-    before, started_at, documents = cpu_seconds(), time.perf_counter(), None
-    for step in steps:
-        documents = step.run(documents, 0, 1)
-    kept = [document.metadata["url"] for document in documents]
+def measure(*pipelines: list) -> dict:
+    """Runs the blocks of each pipeline, each drawing on the one before."""
+    before, started_at = cpu_seconds(), time.perf_counter()
+    for steps in pipelines:
+        documents = None
+        for step in steps:
+            documents = step.run(documents, 0, 1)
+        kept = [document.metadata["url"] for document in documents]
     return {
         "cpu_seconds": cpu_seconds() - before,
         "seconds": time.perf_counter() - started_at,
         "kept": kept,
         "seconds_by_block": {
-            step.name.encode("ascii", "ignore").decode().strip(" -"): step.stats.time_stats.total for step in steps
+            step.name.encode("ascii", "ignore").decode().strip(" -"): step.stats.time_stats.total
+            for steps in pipelines
+            for step in steps
         },
         "peak_mb": peak_mb(),
     }
@@ -82,7 +88,7 @@ def baseline(warc: str, language_model: str) -> dict:
         ]
         url_filter = URLFilter(exclusion_writer=dropped("url"))
         for block in (url_filter, *filters):  # loads lists, models and tokenizers
-            block.filter(Document("A text. It has two sentences.", "0", metadata={"url": "https://example.com/a"}))
+            block.filter(Document(EXAMPLE, "0", metadata={"url": "https://example.com/a"}))
         return measure(
             [
                 WarcReader(str(Path(warc).parent), glob_pattern=Path(warc).name, default_metadata={"dump": "x"}),
@@ -97,13 +103,22 @@ def baseline(warc: str, language_model: str) -> dict:
 def ours(warc: str, mode: str) -> dict:
     """The steps of `2_filter_pages.py` with its YAML, from the read to the writer."""
     script = runpy.run_path(str(ROOT / "data_processing" / "2_filter_pages.py"))
+    from datatrove.data import Document
+
+    from crawl2chat.pages import PageFilter
+    from crawl2chat.rights import TdmFiles
     from crawl2chat.stage import parse
 
     with tempfile.TemporaryDirectory() as out:
         yaml = str(ROOT / "data_processing" / "2_filter_pages.yaml")
         argv = ["--config", yaml, "--warc", warc, "--output_dir", out, "--extraction", mode]
         [config] = parse(argv, script["FilterConfig"])
-        return measure(script["build_steps"](config))
+        steps = script["build_steps"](config)
+        for step in steps:  # loads lists, models and tokenizers
+            if isinstance(step, PageFilter):
+                step.begin(0)
+                step.reason_to_drop(Document(EXAMPLE, "0", metadata={"url": "https://example.com/a"}))
+        return measure([TdmFiles([Path(warc)], f"{out}/tdmrep")], steps)
 
 
 def run_worker(python: str, *arguments: str) -> dict:

@@ -28,7 +28,7 @@ from crawl2chat.language import LanguageFilter, LanguageGate
 from crawl2chat.pages import DroppedPages, PageWriter, fates_of, funnel_of
 from crawl2chat.pii import KINDS, RemovePersonalData
 from crawl2chat.quality_classifier import QualityClassifier, QualityFilter
-from crawl2chat.rights import POLICIES, OptOutFilter, TdmFiles
+from crawl2chat.rights import POLICIES, LicenceFilter, OptOutFilter, TdmFiles
 from crawl2chat.stage import StageError, bounded, run_stage, write_atomically, write_jsonl
 from crawl2chat.warc import WarcPages, check_warc, warc_files
 
@@ -128,6 +128,7 @@ def build_steps(config: FilterConfig) -> list:
         BlockedUrls(compile_block_list(config.block_lists), dropped("url")) if config.block_lists else None,
         OptOutFilter(config.rights_policy, config.noarchive_opts_out, f"{out}/tdmrep", dropped("opt_out")),
         LanguageGate(config.languages, config.min_gate_probability, dropped("language_gate")),
+        LicenceFilter(config.rights_policy, dropped("licence")),
         ExtractText(config.max_extraction_seconds, config.extraction, dropped("extract")),
         LanguageFilter(config.languages, config.min_language_probability, dropped("language")),
         RepetitionFilter(dropped("repetition")),

@@ -13,7 +13,15 @@ from conftest import metrics, run
 from datatrove.data import Document
 from tiny_warc import info, member, page, prose, record, write_warc
 
-from crawl2chat.rights import OptOutFilter, TdmFiles, licence_of, load_tdm_rules, path_matches, tdm_records
+from crawl2chat.rights import (
+    LicenceFilter,
+    OptOutFilter,
+    TdmFiles,
+    licence_of,
+    load_tdm_rules,
+    path_matches,
+    tdm_records,
+)
 
 FILTER = "data_processing/2_filter_pages.py"
 CC_BY = '<a rel="license" href="https://creativecommons.org/licenses/by/4.0/">CC BY</a>'
@@ -26,7 +34,7 @@ def document(text: str, url: str = "http://a.test/", **metadata) -> Document:
 def drop(head: str = "", tail: str = "", policy: str = "drop_opt_out", noarchive: bool = True, **metadata) -> tuple:
     """The reason to drop, and what was recorded."""
     found = document(page("x", head, tail), **metadata)
-    reason = OptOutFilter(policy, noarchive).reason_to_drop(found)
+    reason = OptOutFilter(policy, noarchive).reason_to_drop(found) or LicenceFilter(policy).reason_to_drop(found)
     assert not found.metadata.keys() & {"robots", "tdm_reservation"}
     return reason, found.metadata["opt_out"]
 
@@ -121,7 +129,7 @@ def test_policies():
     ],
 )
 def test_licences(html, licence):
-    assert licence_of(html.lower().encode()) == licence
+    assert licence_of(html) == licence
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ from datatrove.data import Document
 from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser
 
+from crawl2chat.html import NO_TEXT_TAGS, tree_of
 from crawl2chat.pages import DroppedPages, PageFilter
 
 MODES = ("quality", "speed")
 # Never text, and hardly ever text.
 STRIPPED_TAGS = [
-    "script", "style", "template", "svg", "canvas", "iframe", "object", "embed", "video", "audio", "map",
-    "select", "button", "input", "nav", "footer", "aside", "dialog",
+    *NO_TEXT_TAGS, "svg", "canvas", "iframe", "object", "embed", "video", "audio", "map", "select", "button", "input",
+    "nav", "footer", "aside", "dialog",
 ]  # fmt: skip
 
 
@@ -32,17 +33,13 @@ def extract_text(html: str, mode: str = "quality") -> str:
     """
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; choose one of {', '.join(MODES)}.")
-    return main_text(shrink(html).html or "", mode)
+    return main_text(LexborHTMLParser(html), mode)
 
 
-def shrink(html: str) -> LexborHTMLParser:
-    tree = LexborHTMLParser(html)
+def main_text(tree: LexborHTMLParser, mode: str) -> str:
+    """Of a page as a tree, which is shrunk thereby."""
     tree.strip_tags(STRIPPED_TAGS)
-    return tree
-
-
-def main_text(html: str, mode: str) -> str:
-    """Of a page that is shrunk already."""
+    html = tree.html or ""
     if mode == "speed":
         return extract_plain_text(html, main_content=True, comments=False, preserve_formatting=True, alt_texts=False)
     # `fast` leaves out the second opinions. No `deduplicate`: it remembers earlier pages, so that the result would depend
@@ -66,7 +63,7 @@ class ExtractText(PageFilter):
     def reason_to_drop(self, document: Document) -> str:
         try:
             with cpu_limit(self.max_seconds):
-                text = main_text(document.text, self.mode)
+                text = main_text(tree_of(document.text), self.mode)
         except CpuTimeout:
             return "too_slow"
         except Exception:  # of a parser on hostile input; the page is lost, not the file

