@@ -130,6 +130,23 @@ def run_worker(python: str, *arguments: str) -> dict:
     return json.loads(process.stdout.splitlines()[-1])
 
 
+def workers_speedup(warc: str, num_workers: int) -> float:
+    """How many times as fast as one worker several are: the stage itself, start-up included, on two files a worker."""
+    seconds = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(2 * num_workers):
+            Path(folder, f"{number}.warc.gz").symlink_to(Path(warc).resolve())
+        for number in (1, num_workers):
+            stage, out = str(ROOT / "data_processing" / "2_filter_pages.py"), f"{folder}/out{number}"
+            command = [sys.executable, stage, "--config", stage.replace(".py", ".yaml"), "--warc", folder]
+            started_at = time.perf_counter()
+            subprocess.run(
+                [*command, "--output_dir", out, "--num_workers", str(number)], check=True, capture_output=True
+            )
+            seconds[number] = time.perf_counter() - started_at
+    return seconds[1] / seconds[num_workers]
+
+
 def summary(runs: list[dict], num_pages: int) -> dict:
     """Medians over the runs, and the least and the most CPU time a page."""
     ms = [1000 * run["cpu_seconds"] / num_pages for run in runs]
@@ -159,12 +176,14 @@ def main(arguments: argparse.Namespace) -> None:
 
     num_pages = num_pages_in(arguments.warc)
     runs: dict[str, list[dict]] = {"baseline": [], **{mode: [] for mode in arguments.modes}}
+    speedups = []
     for number in range(arguments.repeats):
         sys.stderr.write(f"run {number + 1} of {arguments.repeats}\n")
         worker = ("--baseline_worker", str(LANGUAGE_MODEL), "--warc", arguments.warc)
         runs["baseline"].append(run_worker(arguments.baseline_python, *worker))
         for mode in arguments.modes:
             runs[mode].append(run_worker(sys.executable, "--worker", mode, "--warc", arguments.warc))
+        speedups.append(workers_speedup(arguments.warc, arguments.num_workers))
 
     theirs = summary(runs["baseline"], num_pages)
     result = {"num_pages": num_pages, "repeats": arguments.repeats}
@@ -176,6 +195,8 @@ def main(arguments: argparse.Namespace) -> None:
         # The first mode is the headline; another's figures carry its name.
         prefix = "" if mode == arguments.modes[0] else f"{mode}_"
         result |= {f"{prefix}{key}": value for key, value in mine.items()}
+    result[f"speedup_of_{arguments.num_workers}_workers"] = round(statistics.median(speedups), 2)
+    result["speedup_spread"] = [round(min(speedups), 2), round(max(speedups), 2)]
     sys.stdout.write(json.dumps(result) + "\n")
 
 
@@ -185,6 +206,7 @@ if __name__ == "__main__":
     parser.add_argument("--baseline_python", help="Python with benchmarks/fineweb_requirements.txt.")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--num_workers", type=int, default=2, help="How many to compare with one.")
     parser.add_argument("--worker", choices=MODES, help=argparse.SUPPRESS)
     parser.add_argument("--baseline_worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
