@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from crawl2chat.invented_pages import FAULTS, PageMaker, warc_info, warc_records
+from crawl2chat.invented_pages import FAULTS, PageMaker
+from crawl2chat.invented_warc import warc_info, warc_records
 from crawl2chat.invented_world import ASSISTANT, CAPITAL, COUNTRY, World
 from crawl2chat.problems import HELD_OUT, KINDS, numbers_in
 from crawl2chat.stage import bounded, run_stage, write_atomically, write_jsonl

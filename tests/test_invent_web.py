@@ -13,7 +13,8 @@ import pytest
 from conftest import kill_when, metrics, run
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-from crawl2chat.invented_pages import FAULTS, KINDS, Page, warc_records
+from crawl2chat.invented_pages import FAULTS, KINDS, Page
+from crawl2chat.invented_warc import warc_records
 from crawl2chat.pii import KINDS as PII_KINDS
 from crawl2chat.pii import remove_pii
 from crawl2chat.problems import HELD_OUT, numbers_in

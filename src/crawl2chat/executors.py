@@ -12,7 +12,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import resource
 import shlex
 import shutil
 import subprocess
@@ -35,7 +34,7 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 from multiprocess.connection import wait
 
-from crawl2chat.stage import StageError, bounded, write_atomically
+from crawl2chat.stage import StageError, bounded, peak_memory_mb, write_atomically
 
 SECONDS_BETWEEN_LOOKS = 15.0  # at the queue of a shared cluster
 MAX_NAMES_SHOWN = 5
@@ -115,10 +114,8 @@ class _Noting(PipelineExecutor):
             logger.enable("datatrove.executor.base")
 
     def _write_usage(self, rank: int, cpu_seconds: float) -> None:
-        unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
         with self.logging_dir.open(f"usage/{rank:05d}.json", "w") as file:
-            json.dump({"cpu_seconds": cpu_seconds, "peak_mb": peak_mb}, file)
+            json.dump({"cpu_seconds": cpu_seconds, "peak_mb": peak_memory_mb()}, file)
 
 
 class Executor(_Noting, LocalPipelineExecutor):

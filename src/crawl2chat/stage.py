@@ -26,6 +26,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -48,6 +49,7 @@ __all__ = [
     "fingerprint",
     "hardware",
     "parse",
+    "peak_memory_mb",
     "read_run",
     "resolved",
     "run_stage",
@@ -323,16 +325,14 @@ def _finish(ours: dict, main: Callable, configs: list) -> None:
         return
     seconds = ours["seconds_before"] + time.time() - started_at
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
     # Tasks are no children of this process; each notes what it took.
     tasks = [json.loads(file.read_text())["peak_mb"] for file in (folder / "logs").glob("**/usage/*.json")]
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // unit
     record = {
         "stage": ours["stage"],
         "seconds": round(seconds, 1),
         "peak_memory_mb": {
-            "process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit,
-            "largest_child": round(max([children, *tasks])),
+            "process": round(peak_memory_mb()),
+            "largest_child": round(max([_largest(resource.RUSAGE_CHILDREN), *tasks])),
         },
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "fingerprint": fingerprint(folder),
@@ -345,6 +345,17 @@ def _finish(ours: dict, main: Callable, configs: list) -> None:
     write_atomically(folder / DONE, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
     (folder / STARTED).unlink()
     _say(f"{ours['stage']}: done in {seconds:.1f} s")
+
+
+def peak_memory_mb() -> float:
+    """The most that this process held. Linux's ru_maxrss begins with what the process held that started it."""
+    status = Path("/proc/self/status")
+    found = status.is_file() and re.search(r"VmHWM:\s+(\d+)", status.read_text())
+    return int(found[1]) / 2**10 if found else _largest(resource.RUSAGE_SELF)
+
+
+def _largest(who: int) -> float:
+    return resource.getrusage(who).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, else KiB
 
 
 def hardware() -> str:
