@@ -128,10 +128,10 @@ def read_pages(file: Path, columns: list[str] | None = None) -> list[dict]:
 
 
 def funnel_of(steps: list[PipelineStep], totals: list[dict], output_dir: str | Path) -> list[dict]:
-    """Pages and bytes in, kept and dropped, why, and a sample of each reason, for each step that counts pages."""
+    """Pages and bytes in, kept and dropped, why, and a sample of each reason, for each step that drops pages."""
     funnel = []
     for step, total in zip(steps, totals):
-        if "num_in" in total:
+        if hasattr(step, "dropped"):  # also one that no page came to
             reasons = {k.removeprefix("dropped_"): v for k, v in sorted(total.items()) if k.startswith("dropped_")}
             counts = {k: total.get(k, 0) for k in ("num_in", "num_kept", "num_dropped", "bytes_in", "bytes_kept")}
             samples = _first_of_each_reason(_dropped_files(output_dir, step.name), len(reasons))
