@@ -65,7 +65,7 @@ class FilterConfig:
         None, "Pages that the model scores lower go; its metrics.json helps to choose."
     )
     protected_words: int = bounded(13, "So many words in a row of a protected passage drop a page.", low=3)
-    num_samples: int = bounded(20, "Dropped pages kept with their text, for each step and file.", low=0)
+    num_samples: int = bounded(20, "Dropped pages with their text, of a step and file; more for rare reasons.", low=0)
     allow_damaged: bool = field(default=False, metadata={"help": "Take a cut-off file's whole records."})
     num_workers: int = bounded(2, "Tasks at a time; a WARC file is one.", low=1)
 

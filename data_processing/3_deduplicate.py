@@ -30,7 +30,7 @@ from crawl2chat.stage import StageError, bounded, run_stage, write_atomically, w
 class DeduplicateConfig:
     pages: str = field(metadata={"help": "Folder of 2_filter_pages.py."})
     output_dir: str = field(metadata={"help": "Where pages/, dropped/ and funnel.json go."})
-    num_samples: int = bounded(20, "Dropped pages kept with their text, for each file.", low=0)
+    num_samples: int = bounded(20, "Dropped pages with their text, of each file; more for rare reasons.", low=0)
     num_workers: int = bounded(2, "Tasks at a time; a file of pages is one.", low=1)
 
 

@@ -240,12 +240,16 @@ def test_folder_without_warc_and_pages_without_a_page(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(FILTER, "--warc", tmp_path / "in", "--output_dir", tmp_path / "out")
     assert "has no *.warc.gz or *.warc in it" in capsys.readouterr().err
-    write_warc(tmp_path / "in" / "a.warc.gz", [record("http://a.test/", page(GERMAN))])
-    run(FILTER, "--warc", tmp_path / "in", "--output_dir", tmp_path / "out")
-    assert metrics(tmp_path / "out")["num_pages_kept"] == 0
-    with pytest.raises(SystemExit):
-        run(DEDUPLICATE, "--pages", tmp_path / "out", "--output_dir", tmp_path / "3")
-    assert "holds no .parquet file" in capsys.readouterr().err
+    for name, records in (("none", []), ("german", [record("http://a.test/", page(GERMAN))])):
+        write_warc(tmp_path / "in" / "a.warc.gz", records)
+        out = tmp_path / name
+        run(FILTER, "--warc", tmp_path / "in", "--output_dir", out)
+        assert (metrics(out)["num_pages_in"], metrics(out)["num_pages_kept"]) == (len(records), 0)
+        funnel = json.loads((out / "funnel.json").read_text())
+        assert [step["step"] for step in funnel][-1] == "fineweb" and funnel[-1]["num_in"] == 0
+        with pytest.raises(SystemExit):
+            run(DEDUPLICATE, "--pages", out, "--output_dir", tmp_path / "3")
+        assert "holds no .parquet file" in capsys.readouterr().err
 
 
 @pytest.mark.slow

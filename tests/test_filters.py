@@ -3,6 +3,8 @@
 pytest tests/test_filters.py
 """
 
+from collections import Counter
+
 import pytest
 from datatrove.data import Document
 from tiny_warc import page, paragraphs, prose
@@ -10,6 +12,7 @@ from tiny_warc import page, paragraphs, prose
 from crawl2chat.extract import MODES, CpuTimeout, ExtractText, cpu_limit, extract_text
 from crawl2chat.filters import BlockedWords, ProtectedFilter
 from crawl2chat.language import LanguageFilter, LanguageGate, detect
+from crawl2chat.pages import DroppedPages, PageFilter, funnel_of, iter_lines
 from crawl2chat.stage import StageError
 from crawl2chat.truth import score, token_f1
 
@@ -48,6 +51,32 @@ def test_extraction_keeps_the_article_a_paragraph_a_line(mode):
 def test_extraction_knows_its_modes():
     with pytest.raises(ValueError, match="mode is 'fast'; choose one of quality, speed"):
         extract_text("<p>text</p>", "fast")
+
+
+class ByColour(PageFilter):
+    name = "colour"
+
+    def reason_to_drop(self, document: Document) -> str:
+        return document.metadata["colour"]
+
+
+def test_each_reason_has_a_sample_however_late_it_comes(tmp_path):
+    colours = ["red"] * 30 + ["blue", ""] + ["red"] * 30 + ["green"] * 2 + ["blue"]
+    for num_samples, expected in ((3, {"red": 3, "blue": 1, "green": 1}), (0, {})):
+        out = tmp_path / str(num_samples)
+        step, num_kept = ByColour(DroppedPages(str(out), "colour", num_samples)), 0
+        for rank in range(2):  # in one process
+            num_kept += len(list(step.run((document(f"{c} {i}", colour=c) for i, c in enumerate(colours)), rank)))
+            lines = list(iter_lines(out / "dropped" / "colour" / f"{rank:05d}.jsonl"))
+            assert len(lines) == 64
+            assert Counter(line["reason"].removeprefix("colour/") for line in lines if "text" in line) == expected
+        counts = {f"dropped_{colour}": 2 * colours.count(colour) for colour in ("red", "blue", "green")}
+        (row,) = funnel_of([step], [{"num_in": 130, "num_kept": num_kept, "num_dropped": 128} | counts], out)
+        assert row["reasons"] == {"blue": 4, "green": 4, "red": 120} and row["num_kept"] == 2
+        samples = {sample["reason"]: sample["text"] for sample in row["samples"]}
+        assert samples == (
+            {"colour/red": "red 0", "colour/blue": "blue 30", "colour/green": "green 62"} if expected else {}
+        )
 
 
 def test_cpu_limit_stops_work_but_not_waiting():

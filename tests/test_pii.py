@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_warc import prose
 
+from crawl2chat import pii
 from crawl2chat.pii import IBAN_LENGTHS, IBAN_PLACEHOLDER, is_luhn, remove_pii
 
 DATA = Path(os.environ.get("CRAWL2CHAT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -164,6 +165,61 @@ def test_a_second_run_changes_nothing(noise, seed):
     )
     once, _ = remove_pii(text)
     assert remove_pii(once) == (once, NOTHING)
+
+
+def searched_line_by_line(text: str) -> str:
+    """Every pattern on every line, without the scans and counts that pass over most of them."""
+
+    def clean(line: str) -> str:
+        line = pii._clean_emails(line, counts)
+        if pii.NUMBER.search(line):
+            line = pii._replace(pii.IBAN, "num_ibans", IBAN_PLACEHOLDER, line, counts, pii._is_iban)
+            line = pii.CARD_RUN.sub(lambda match: pii._without_cards(match[0], counts), line)
+            line = pii._replace(pii.IP_V4, "num_ips", pii.IP_V4_PLACEHOLDER, line, counts, pii._is_public_v4)
+            for pattern, is_one in (
+                (pii.INTERNATIONAL_PHONE, pii._is_international_phone),
+                (pii.AMERICAN_PHONE, lambda match: True),
+                (pii.LOCAL_PHONE, pii._is_marked_phone),
+            ):
+                line = pii._replace(pattern, "num_phones", pii.PHONE_PLACEHOLDER, line, counts, is_one)
+        return pii._clean_colons(line, counts)
+
+    counts = Counter()
+    for _ in range(pii.MAX_PASSES):
+        text = "\n".join(map(clean, text.split("\n")))
+    return text
+
+
+NOISE = "0123456789 -.:+()/@,XA\naefl\r\u00a0\u2009\u202f\u2010\u2013\u2028\u00e4\u0660\ud800\U0001d7d8"
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(st.sampled_from(NOISE), max_size=120), st.integers(0, 10**6))
+def test_what_is_passed_over_holds_nothing(noise, seed):
+    rng = random.Random(seed)
+    makers = [
+        an_email,
+        an_address,
+        a_phone,
+        a_card,
+        an_iban,
+        lambda rng: "2606:4700::6810:84e5",
+        lambda rng: "2a00::5",
+    ]
+    makers += [lambda rng: f"Tel: {digits(rng, 3)} {digits(rng, 5)}", lambda rng: "2001:67c:0:1:2:3:4:5"]
+    for _ in range(4):
+        place = rng.randrange(len(noise) + 1)
+        noise = noise[:place] + rng.choice(makers)(rng) + noise[place:]
+        assert remove_pii(noise)[0] == searched_line_by_line(noise)
+
+
+@pytest.mark.real_data
+def test_what_is_passed_over_on_real_prose_holds_nothing():
+    file = DATA / "text" / "validation.parquet"
+    if not file.is_file():
+        pytest.skip(f"{file} is absent")
+    for text in pq.read_table(file, columns=["text"])["text"].to_pylist():
+        assert remove_pii(text)[0] == searched_line_by_line(text)
 
 
 @settings(max_examples=300, deadline=None)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from crawl2chat.ngrams import NGramIndex, plain_words
-from crawl2chat.pages import MAX_SAMPLES_SHOWN, num_bytes
+from crawl2chat.pages import num_bytes
 from crawl2chat.stage import StageError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
@@ -116,7 +116,7 @@ def funnel_row(dropped: list[dict], num_pages: int, bytes_in: int) -> dict:
                 "id": page["id"],
                 "text": page["overlaps"][0]["n_gram"],
             }
-            for task, page in sorted(samples.items())[:MAX_SAMPLES_SHOWN]
+            for task, page in sorted(samples.items())
         ],
     }
 

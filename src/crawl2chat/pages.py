@@ -21,27 +21,32 @@ from crawl2chat.stage import StageError
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "id", "url", "date", "language", "licence", "opt_out")])
 MAX_SAMPLE_CHARACTERS = 4000
-MAX_SAMPLES_SHOWN = 5
 MAX_SHOWN_CHARACTERS = 500
 # The funnel may be published with the corpus: it must not show what these steps keep out of it.
 NOT_SHOWN = {"url", "opt_out", "blocked_words", "protected"}
 
 
 class DroppedPages:
-    """`dropped/<step>/<rank>.jsonl`: url and reason of every page a step drops, with the text of the first few."""
+    """`dropped/<step>/<rank>.jsonl`: url and reason of every page a step drops, with the text of the first few.
+
+    Args:
+        num_samples: pages of a task with their text; beyond them the first of each reason, unless it is 0.
+    """
 
     def __init__(self, output_dir: str, step: str, num_samples: int):
         self.files = WholeFiles(Path(output_dir, "dropped", step))
-        self.num_samples, self.num_written = num_samples, 0
+        self.num_samples, self.num_written, self.reasons = num_samples, 0, set()
 
     def of_task(self, rank: int) -> AbstractContextManager:
         """Within it a task's pages are written."""
+        self.num_written, self.reasons = 0, set()
         return self.files.of_task(f"{rank:05d}.jsonl")
 
     def write(self, document: Document, rank: int = 0, reason: str = "") -> None:
         line = {"url": document.metadata["url"], "reason": reason, "id": document.id}
-        if self.num_written < self.num_samples:
+        if self.num_written < self.num_samples or (self.num_samples and reason not in self.reasons):
             line["text"] = document.text[:MAX_SAMPLE_CHARACTERS]
+            self.reasons.add(reason)
         self.num_written += 1
         self.files.write(f"{rank:05d}.jsonl", orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
@@ -124,20 +129,28 @@ def read_pages(file: Path, columns: list[str] | None = None) -> list[dict]:
 
 
 def funnel_of(steps: list[PipelineStep], totals: list[dict], output_dir: str | Path) -> list[dict]:
-    """Pages and bytes in, kept and dropped, why, and a few samples, for each step that counts pages."""
+    """Pages and bytes in, kept and dropped, why, and a sample of each reason, for each step that drops pages."""
     funnel = []
     for step, total in zip(steps, totals):
-        if "num_in" in total:
+        if hasattr(step, "dropped"):  # also one that no page came to
             reasons = {k.removeprefix("dropped_"): v for k, v in sorted(total.items()) if k.startswith("dropped_")}
             counts = {k: total.get(k, 0) for k in ("num_in", "num_kept", "num_dropped", "bytes_in", "bytes_kept")}
-            samples: dict[str, dict] = {}  # the first of each reason
-            for file in _dropped_files(output_dir, step.name):
-                for line in itertools.takewhile(lambda line: "text" in line, iter_lines(file)):
-                    text = "" if step.name in NOT_SHOWN else remove_pii(line["text"])[0]
-                    samples.setdefault(line["reason"], {**line, "text": text[:MAX_SHOWN_CHARACTERS]})
-            first = list(samples.values())[:MAX_SAMPLES_SHOWN]
-            funnel.append({"step": step.name, **counts, "reasons": reasons, "samples": first})
+            samples = _first_of_each_reason(_dropped_files(output_dir, step.name), len(reasons))
+            for line in samples:
+                line["text"] = "" if step.name in NOT_SHOWN else remove_pii(line["text"])[0][:MAX_SHOWN_CHARACTERS]
+            funnel.append({"step": step.name, **counts, "reasons": reasons, "samples": samples})
     return funnel
+
+
+def _first_of_each_reason(files: list[Path], num_reasons: int) -> list[dict]:
+    """The first line with a text of each reason. Nothing is read on when all have one."""
+    samples: dict[str, dict] = {}
+    for line in itertools.chain.from_iterable(map(iter_lines, files)):
+        if "text" in line:
+            samples.setdefault(line["reason"], line)
+        if len(samples) == num_reasons:
+            break
+    return list(samples.values())
 
 
 def fates_of(output_dir: str | Path) -> Iterator[dict]:
