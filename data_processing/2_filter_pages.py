@@ -1,4 +1,4 @@
-"""WARC files -> text pages: read, block list, opt-outs, language, extraction, quality, blocked words and passages, PII.
+"""Crawled pages -> text pages: read, block list, opt-outs, language, extraction, quality, blocked words and passages, PII.
 
 The order of FineWeb (https://arxiv.org/abs/2406.17557) with three additions: opt-outs are respected, a language gate
 stands before the costly extraction, and every dropped page is listed with its reason in `dropped/<step>/`.
@@ -6,6 +6,13 @@ stands before the costly extraction, and every dropped page is listed with its r
     python data_processing/2_filter_pages.py --config data_processing/2_filter_pages.yaml \
         --warc outputs/tiny/0_web/crawl --block_lists outputs/tiny/0_web/blocked_hosts.txt \
         --protected_texts outputs/tiny/0_web/protected.txt --output_dir outputs/tiny/2_pages
+
+Text that others took out of the pages starts at the second look at the language. Opt-outs and licences stand in HTML and
+its headers, so they cannot be seen there. It may be Common Crawl's WET files (`--warc outputs/crawl/*.warc.wet.gz`), or
+a dataset in Parquet or JSON Lines, on disk or on the Hub:
+
+    python data_processing/2_filter_pages.py --config data_processing/2_filter_pages.yaml \
+        --dataset "hf://datasets/HuggingFaceFW/fineweb/sample/10BT/*.parquet" --output_dir outputs/fineweb/2_pages
 """
 
 import json
@@ -27,16 +34,21 @@ from crawl2chat.filters import (
 from crawl2chat.language import LanguageFilter, LanguageGate
 from crawl2chat.pages import DroppedPages, PageWriter, fates_of, funnel_of
 from crawl2chat.pii import KINDS, RemovePersonalData
-from crawl2chat.quality_classifier import QualityClassifier, QualityFilter
+from crawl2chat.quality_classifier import QualityFilter, check_min_quality
 from crawl2chat.rights import POLICIES, LicenceFilter, OptOutFilter, TdmFiles
+from crawl2chat.sources import WARC, Source, files_named, input_paths, open_source
 from crawl2chat.stage import StageError, bounded, run_stage, write_atomically, write_jsonl
-from crawl2chat.warc import WarcPages, check_warc, warc_files
 
 
 @dataclass
 class FilterConfig:
-    warc: str = field(metadata={"help": "A WARC file, a glob, or a folder searched for *.warc.gz and *.warc."})
     output_dir: str = field(metadata={"help": "Where pages/, dropped/, damaged/ and funnel.json go."})
+    warc: str | None = field(default=None, metadata={"help": "WARC or WET files: one, a glob, or a folder of them."})
+    dataset: str | None = field(
+        default=None,
+        metadata={"help": "Instead: Parquet or JSON Lines files: one, a glob, a folder, or an hf:// address."},
+    )
+    text_column: str = field(default="text", metadata={"help": "Of the dataset."})
     block_lists: list[str] = field(
         default_factory=lambda: [FINEWEB],
         metadata={
@@ -67,69 +79,62 @@ class FilterConfig:
     protected_words: int = bounded(13, "So many words in a row of a protected passage drop a page.", low=3)
     num_samples: int = bounded(20, "Dropped pages with their text, of a step and file; more for rare reasons.", low=0)
     allow_damaged: bool = field(default=False, metadata={"help": "Take a cut-off file's whole records."})
-    num_workers: int = bounded(2, "Tasks at a time; a WARC file is one.", low=1)
+    num_workers: int = bounded(2, "Tasks at a time; a file is one.", low=1)
 
     def problems(self) -> list[str]:
-        if (self.quality_model is None) == (self.min_quality is None):
-            return []
-        return ["`quality_model` and `min_quality` need each other; give both, or neither."]
+        problems = []
+        if (self.warc is None) == (self.dataset is None):
+            problems.append("`warc` or `dataset` names what to read; give one of them.")
+        if (self.quality_model is None) != (self.min_quality is None):
+            problems.append("`quality_model` and `min_quality` need each other; give both, or neither.")
+        return problems
 
 
 def inputs(config: FilterConfig, cluster: ClusterConfig) -> list:
     lists = [source for source in config.block_lists if source != FINEWEB]
     others = (config.blocked_words, config.protected_texts, config.quality_model)
-    return [*warcs(config, cluster), *lists, *others]
+    return [*sources(config, cluster), *lists, *others]
 
 
-def warcs(config: FilterConfig, cluster: ClusterConfig) -> list:
-    named = [warc for warc in (config.warc, config.tdmrep) if warc]
-    return [file for warc in named for file in ([warc] if Path(warc).exists() else warc_files(warc) or [warc])]
+def sources(config: FilterConfig, cluster: ClusterConfig) -> list:
+    return [path for flag in ("warc", "dataset", "tdmrep") for path in input_paths(getattr(config, flag), flag)]
 
 
 def preflight(config: FilterConfig, cluster: ClusterConfig) -> dict:
     cluster.check()
-    files, tdm_files = warc_files(config.warc), warc_files(config.tdmrep or config.warc)
-    if not files or not tdm_files:
-        where = config.tdmrep if files else config.warc
-        raise StageError(f"{where} has no *.warc.gz or *.warc in it; name a file, a glob or another folder.")
-    bad = []
-    for file in dict.fromkeys(files + tdm_files):
-        try:
-            check_warc(file, config.allow_damaged)
-        except StageError as error:
-            bad.append(str(error))
-    if len(bad) == len(files):
-        raise StageError(" ".join(bad[:3]))
-    for source in config.block_lists:
-        if source != FINEWEB:
-            list_files(source)
+    source = open_source(config.warc, config.dataset)
+    source.check_settings(config)
+    bad = source.check_files(config.allow_damaged, config.text_column)
+    if source.is_html and config.tdmrep:
+        bad += Source(WARC, files_named(config.tdmrep, "tdmrep")).check_files(config.allow_damaged, "")
+    for block_list in config.block_lists:
+        if block_list != FINEWEB:
+            list_files(block_list)
     if config.blocked_words:
         read_word_list(config.blocked_words)
     if config.quality_model:
-        model = QualityClassifier.load(config.quality_model)
-        if not model.low <= config.min_quality <= model.high:
-            raise StageError(
-                f"min_quality is {config.min_quality}, but {config.quality_model} scores from {model.low:g} to "
-                f"{model.high:g}; choose one between, its metrics.json says what each keeps."
-            )
+        check_min_quality(config.quality_model, config.min_quality)
     # Some bad files stop no others: their tasks fail, and the stage with them, when the others are done.
-    return {"num_files": len(files), "num_bytes": sum(file.stat().st_size for file in files), "bad_files": bad}
+    return {"num_files": len(source.files), "num_bytes": source.num_bytes, "bad_files": bad}
 
 
 def build_steps(config: FilterConfig) -> list:
     """What a page goes through, in this order."""
-    files, out = warc_files(config.warc), config.output_dir
+    source, out = open_source(config.warc, config.dataset), config.output_dir
 
     def dropped(step: str) -> DroppedPages:
         return DroppedPages(out, step, config.num_samples)
 
-    steps = [
-        WarcPages(files, out, dropped("read"), config.allow_damaged),
-        BlockedUrls(compile_block_list(config.block_lists), dropped("url")) if config.block_lists else None,
+    text_of_html = [
         OptOutFilter(config.rights_policy, config.noarchive_opts_out, f"{out}/tdmrep", dropped("opt_out")),
         LanguageGate(config.languages, config.min_gate_probability, dropped("language_gate")),
         LicenceFilter(config.rights_policy, dropped("licence")),
         ExtractText(config.max_extraction_seconds, config.extraction, dropped("extract")),
+    ]
+    steps = [
+        source.reader(out, dropped("read"), config.allow_damaged, config.text_column),
+        BlockedUrls(compile_block_list(config.block_lists), dropped("url")) if config.block_lists else None,
+        *(text_of_html if source.is_html else []),
         LanguageFilter(config.languages, config.min_language_probability, dropped("language")),
         RepetitionFilter(dropped("repetition")),
         GopherFilter(config.min_words, config.max_words, config.min_alpha_words, dropped("gopher")),
@@ -149,14 +154,15 @@ def build_steps(config: FilterConfig) -> list:
 
 
 def main(config: FilterConfig, cluster: ClusterConfig) -> dict:
-    files, out = warc_files(config.warc), config.output_dir
-    tdm_files = warc_files(config.tdmrep or config.warc)
-    num_workers = config.num_workers if len(tdm_files) > 50 else 1  # processes take longer to start than 50 files
-    first_pass = [TdmFiles(tdm_files, f"{out}/tdmrep")]
-    run_pipeline(first_pass, len(tdm_files), num_workers, Path(out, "logs", "tdmrep"), cluster, tdm_files)
+    source, out = open_source(config.warc, config.dataset), config.output_dir
+    if source.is_html:
+        tdm_files = files_named(config.tdmrep, "tdmrep") if config.tdmrep else source.files
+        num_workers = config.num_workers if len(tdm_files) > 50 else 1  # processes take longer to start than 50 files
+        first_pass = [TdmFiles(tdm_files, f"{out}/tdmrep")]
+        run_pipeline(first_pass, len(tdm_files), num_workers, Path(out, "logs", "tdmrep"), cluster, tdm_files)
 
     steps = build_steps(config)
-    totals = run_pipeline(steps, len(files), config.num_workers, Path(out, "logs"), cluster, files)
+    totals = run_pipeline(steps, len(source.files), config.num_workers, Path(out, "logs"), cluster, source.files)
 
     reader, funnel = totals[0], funnel_of(steps, totals, out)
     if reader.get("cut_off") and not config.allow_damaged:
@@ -168,7 +174,7 @@ def main(config: FilterConfig, cluster: ClusterConfig) -> dict:
     write_jsonl(Path(out, "fates.jsonl"), fates_of(out))
     personal_data = totals[[step.name for step in steps].index("personal_data")]
     return {
-        "num_files": len(files),
+        "num_files": len(source.files),
         "num_pages_in": funnel[0]["num_in"],
         "num_pages_kept": funnel[-1]["num_kept"],
         "num_dropped": {step["step"]: step["num_dropped"] for step in funnel},
@@ -179,4 +185,4 @@ def main(config: FilterConfig, cluster: ClusterConfig) -> dict:
 
 
 if __name__ == "__main__":
-    run_stage(main, FilterConfig, ClusterConfig, inputs=inputs, inputs_by_task=warcs, preflight=preflight)
+    run_stage(main, FilterConfig, ClusterConfig, inputs=inputs, inputs_by_task=sources, preflight=preflight)

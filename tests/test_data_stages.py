@@ -239,7 +239,7 @@ def test_folder_without_warc_and_pages_without_a_page(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     with pytest.raises(SystemExit):
         run(FILTER, "--warc", tmp_path / "in", "--output_dir", tmp_path / "out")
-    assert "has no *.warc.gz or *.warc in it" in capsys.readouterr().err
+    assert "has no *.warc.gz or *.warc or *.warc.wet.gz" in capsys.readouterr().err
     for name, records in (("none", []), ("german", [record("http://a.test/", page(GERMAN))])):
         write_warc(tmp_path / "in" / "a.warc.gz", records)
         out = tmp_path / name

@@ -9,20 +9,12 @@ import zlib
 import brotli
 import pytest
 import zstandard
-from tiny_warc import info, member, page, prose, record, write_warc
+from tiny_warc import info, member, page, prose, record
 
+from crawl2chat.bodies import MAX_PAGE_BYTES, TooLarge, decode_body, decode_text
+from crawl2chat.reading import Damage
 from crawl2chat.stage import StageError
-from crawl2chat.warc import (
-    MAX_PAGE_BYTES,
-    Damage,
-    TooLarge,
-    check_warc,
-    decode_body,
-    decode_text,
-    page_of,
-    read_records,
-    warc_files,
-)
+from crawl2chat.warc import check_warc, page_of, read_records
 
 URLS = [f"http://site{i}.test/" for i in range(6)]
 RECORDS = [record(url, page(prose(i))) for i, url in enumerate(URLS)]
@@ -123,15 +115,6 @@ def test_what_is_no_warc_is_refused(data, complaint, tmp_path):
     file.write_bytes(data)
     with pytest.raises(StageError, match=complaint):
         check_warc(file, allow_damaged=True)
-
-
-def test_files_are_found_by_file_folder_and_glob(tmp_path):
-    files = [write_warc(tmp_path / name, []) for name in ("b/2.warc", "a/1.warc.gz")][::-1]
-    (tmp_path / "a/notes.txt").write_text("x")
-    assert warc_files(str(tmp_path)) == files
-    assert warc_files(str(files[0])) == files[:1]
-    assert warc_files(str(tmp_path / "*" / "*.warc*")) == files
-    assert warc_files(str(tmp_path / "none")) == []
 
 
 HTML = page(prose(1)).encode()

@@ -112,7 +112,8 @@ def bands_of(signatures: np.ndarray) -> np.ndarray:  # (2 * NUM_BANDS, N)
 
 
 def keys_of(pages: list[Document], signatures: np.ndarray) -> np.ndarray:  # (BANDS + 2 * NUM_BANDS, N)
-    urls = [xxh3_64_intdigest(url_key(page.metadata["url"] or "").encode("utf-8", "replace")) for page in pages]
+    named = [url_key(page.metadata["url"] or "") or page.id for page in pages]  # a dataset may have no addresses
+    urls = [xxh3_64_intdigest(name.encode("utf-8", "replace")) for name in named]
     texts = [xxh3_64_intdigest(" ".join(page.text.split()).encode("utf-8", "replace")) for page in pages]
     dates = [_seconds(page.metadata.get("date") or "") for page in pages]
     return np.concatenate([np.array([urls, texts, dates], np.uint64), bands_of(signatures)])

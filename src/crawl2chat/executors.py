@@ -34,6 +34,7 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 from multiprocess.connection import wait
 
+from crawl2chat.remote import RemoteFile
 from crawl2chat.stage import StageError, bounded, peak_memory_mb, write_atomically
 
 SECONDS_BETWEEN_LOOKS = 15.0  # at the queue of a shared cluster
@@ -146,7 +147,7 @@ def run_pipeline(
     num_workers: int,
     logging_dir: Path,
     cluster: ClusterConfig | None = None,
-    files: Sequence[Path] = (),
+    files: Sequence[Path | RemoteFile] = (),
 ) -> list[dict]:
     """Runs a pipeline, or what is left of it, and returns the statistics of its steps, summed over all tasks.
 
@@ -191,9 +192,9 @@ def run_pipeline(
     return [dict(total) for total in totals]
 
 
-def _forget_replaced(files: Sequence[Path], logging_dir: Path) -> None:
-    """Deletes the completion marks of tasks whose file has another name, size or time of change than when it was read."""
-    stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+def _forget_replaced(files: Sequence[Path | RemoteFile], logging_dir: Path) -> None:
+    """Deletes the completion marks of tasks whose file has another name, size or version than when it was read."""
+    stamps = [[file.name, *_size_and_version(file)] for file in files]
     listing = logging_dir / "files.json"
     read = json.loads(listing.read_text()) if listing.is_file() else stamps
     if len(read) > len(stamps):
@@ -203,6 +204,12 @@ def _forget_replaced(files: Sequence[Path], logging_dir: Path) -> None:
             (logging_dir / "completions" / f"{rank:05d}").unlink(missing_ok=True)
     logging_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(listing, json.dumps(stamps))
+
+
+def _size_and_version(file: Path | RemoteFile) -> tuple[int, int | str]:
+    if isinstance(file, RemoteFile):
+        return file.size, file.version
+    return file.stat().st_size, file.stat().st_mtime_ns
 
 
 def _run_locally(executor: Executor, ranks: list[int], num_workers: int) -> dict[int, str]:

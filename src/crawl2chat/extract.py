@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import trafilatura
 from datatrove.data import Document
+from lxml import etree
+from lxml.html import HtmlElement
 from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser
 
@@ -23,6 +25,11 @@ STRIPPED_TAGS = [
     *NO_TEXT_TAGS, "svg", "canvas", "iframe", "object", "embed", "video", "audio", "map", "select", "button", "input",
     "nav", "footer", "aside", "dialog",
 ]  # fmt: skip
+# trafilatura's own, but for one class of elements for all tags: lxml.html looks for it in Python.
+PARSER = etree.HTMLParser(
+    collect_ids=False, default_doctype=False, encoding="utf-8", remove_comments=True, remove_pis=True
+)
+PARSER.set_element_class_lookup(etree.ElementDefaultClassLookup(element=HtmlElement))
 
 
 def extract_text(html: str, mode: str = "quality") -> str:
@@ -44,7 +51,8 @@ def main_text(tree: LexborHTMLParser, mode: str) -> str:
         return extract_plain_text(html, main_content=True, comments=False, preserve_formatting=True, alt_texts=False)
     # `fast` leaves out the second opinions. No `deduplicate`: it remembers earlier pages, so that the result would depend
     # on which process saw what.
-    text = trafilatura.extract(html, fast=True, include_comments=False, include_tables=True, output_format="txt")
+    page = etree.fromstring(html.encode("utf-8", "replace"), PARSER)
+    text = trafilatura.extract(page, fast=True, include_comments=False, include_tables=True, output_format="txt")
     return text or ""
 
 

@@ -31,7 +31,7 @@ COUNTS = ("num_in", "num_kept", "num_dropped", "bytes_in", "bytes_kept")
 MAX_BARS = 12
 SAMPLE_BYTES = 4_000_000  # of kept text, tokenized for the ratio of bytes to tokens: some seconds
 WHAT_IT_DOES = {
-    "read": "WARC records that are whole HTML pages",
+    "read": "records and rows that are whole pages",
     "url": "block list of hosts",
     "opt_out": "pages that reserve themselves from training",
     "language_gate": "rough language, before extraction",

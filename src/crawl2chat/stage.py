@@ -41,6 +41,7 @@ from typing import Any
 import yaml
 
 from crawl2chat.parsing import StageError, bounded, parse, raise_all, resolved
+from crawl2chat.remote import RemoteFiles
 
 __all__ = [
     "StageArguments",
@@ -80,8 +81,8 @@ class StageArguments:
 def run_stage(
     main: Callable[..., dict],
     *config_types: type,
-    inputs: Callable[..., Iterable[str | Path]] = lambda *configs: (),
-    inputs_by_task: Callable[..., Iterable[str | Path]] = lambda *configs: (),
+    inputs: Callable[..., Iterable[str | Path | RemoteFiles]] = lambda *configs: (),
+    inputs_by_task: Callable[..., Iterable[str | Path | RemoteFiles]] = lambda *configs: (),
     preflight: Callable[..., dict] = lambda *configs: {},
     argv: list[str] | None = None,
 ) -> None:
@@ -98,7 +99,10 @@ def run_stage(
     try:
         *configs, arguments = parse(argv if argv is not None else sys.argv[1:], *config_types, StageArguments)
         config = resolved(*configs)
-        paths = _checked_inputs([Path(path) for path in inputs(*configs) if path], Path(config["output_dir"]))
+        named = [path for path in inputs(*configs) if path]
+        local = [Path(path) for path in named if not isinstance(path, RemoteFiles)]
+        paths = _checked_inputs(local, Path(config["output_dir"]))
+        paths += [path for path in named if isinstance(path, RemoteFiles)]
         facts = preflight(*configs)
         ours = {"stage": name, "config": config, "inputs": {str(path): fingerprint(path) for path in paths}}
         ours["by_task"] = [str(path) for path in inputs_by_task(*configs)]
@@ -140,8 +144,10 @@ def read_run(folder: str | Path) -> dict:
     return yaml.safe_load(marker.read_text(encoding="utf-8"))
 
 
-def fingerprint(path: str | Path) -> str:
+def fingerprint(path: str | Path | RemoteFiles) -> str:
     """A short SHA-256 of a file's content, or a folder's names and contents; a finished stage's is read, not made."""
+    if isinstance(path, RemoteFiles):
+        return path.fingerprint  # of names and versions
     path = Path(path)
     digest = hashlib.sha256()
     if path.is_file():

@@ -1,63 +1,41 @@
-"""WARC files -> pages, with every damaged record counted, located and kept aside.
+"""WARC and WET files -> pages, with every damaged record counted, located and kept aside.
 
 datatrove's reader and fastwarc's iterator end at the first damaged byte: a cut file passes for complete, a flipped bit
 costs the rest of the file, and a small compressed body may grow to gigabytes. Here the framing is done on the file's
 bytes: a record is taken only if it is whole, reading goes on at the next record (in .gz, the next member `1f 8b 08`
 that inflates to `WARC/1.`), and nothing is inflated past a bound. fastwarc parses the headers of the whole records.
 
+A WET file is a WARC file with the plain text that Common Crawl took out of the pages: UTF-8, in records of type
+`conversion`, menus and footers included (https://commoncrawl.org/blog/web-archiving-file-formats-explained).
+
 The format: https://iipc.github.io/warc-specifications/specifications/warc-format/warc-1.1/
 """
 
-import codecs
-import glob
 import io
-import json
 import mmap
 import re
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-import brotli
-import zstandard
-from charset_normalizer import from_bytes
-from datatrove.data import Document, DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
+from datatrove.data import Document
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+from isal import isal_zlib  # twice as fast as zlib
 from tqdm import tqdm
 
-from crawl2chat.executors import WholeFiles
-from crawl2chat.pages import DroppedPages, num_bytes
+from crawl2chat.bodies import GZIP_MAGIC, MAX_PAGE_BYTES, TooLarge, decode_body, decode_text
+from crawl2chat.reading import MAX_SET_ASIDE_BYTES, Damage, FileReader
 from crawl2chat.stage import StageError
 
 MAX_RECORD_BYTES = 256 * 2**20  # as stored; Common Crawl truncates at 1 MiB (5 MiB since 2025)
-MAX_PAGE_BYTES = 8 * 2**20  # after inflation
 RELEASED_BYTES = 16 * 2**20  # of the file, at a time
 MAX_HEADER_BYTES = 64 * 2**10
-GZIP_MAGIC = b"\x1f\x8b\x08"
 RECORD_START = b"WARC/1."
 RECORD_END = b"\r\n\r\n"
-STEP = "read"
-# What a label means to browsers: https://encoding.spec.whatwg.org/#names-and-labels
-CHARSETS = {
-    "iso-8859-1": "cp1252", "latin-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "ascii": "cp1252",
-    "iso8859-1": "cp1252", "iso-8859-9": "cp1254", "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932",
-    "shift-jis": "cp932", "x-sjis": "cp932", "euc-kr": "cp949", "ks_c_5601-1987": "cp949", "tis-620": "cp874",
-}  # fmt: skip
-META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
+NUM_RECORDS_CHECKED = 20  # for their type; before the first page stand a warcinfo and a request
+MAX_UNDECODED = 0.05  # of a page's characters
+PAGE_TYPES = WarcRecordType.response, WarcRecordType.conversion  # of WARC and of WET files
 TARGET_URI = re.compile(rb"^WARC-Target-URI:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
-
-
-@dataclass
-class Damage:
-    """A stretch of a file that holds no whole record."""
-
-    offset: int  # where it starts in the file
-    reason: str
-    length: int = 0  # up to the next record that was found
-    url: str = ""  # if it could still be read
-    at_end: bool = False  # the file ends within it: it was cut off
 
 
 class _Broken(Exception):
@@ -73,7 +51,7 @@ class _Stream:
 
     def __init__(self, data: mmap.mmap | bytes, offset: int):
         self.data, self.position = data, offset  # `position`: how far the file was read
-        self.inflater = zlib.decompressobj(31) if data[offset : offset + 2] == GZIP_MAGIC[:2] else None
+        self.inflater = isal_zlib.decompressobj(31) if data[offset : offset + 2] == GZIP_MAGIC[:2] else None
         self.buffer = b""
         self.ended = False
 
@@ -99,7 +77,7 @@ class _Stream:
             raise _Broken("the gzip member is cut off", in_frame=False, out_of_data=True)
         try:
             piece = self.inflater.decompress(chunk, max(num_bytes, 2**16))
-        except zlib.error as error:
+        except isal_zlib.error as error:
             raise _Broken(f"the gzip member is damaged ({error})", in_frame=False) from error
         self.ended = self.inflater.eof
         self.position += len(chunk) - len(self.inflater.unused_data if self.ended else self.inflater.unconsumed_tail)
@@ -200,11 +178,11 @@ def _starts_record(data: mmap.mmap | bytes, offset: int) -> bool:
 
 def _readable_start(data: mmap.mmap | bytes, offset: int) -> bytes:
     """What a damaged gzip member gives before the damage, or before a kilobyte or two."""
-    inflater, start = zlib.decompressobj(31), b""
+    inflater, start = isal_zlib.decompressobj(31), b""
     try:
         for position in range(offset, offset + 2**10, 32):
             start += inflater.decompress(data[position : position + 32])
-    except zlib.error:
+    except isal_zlib.error:
         pass
     return start
 
@@ -219,21 +197,12 @@ def map_file(path: str | Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def warc_files(warc: str) -> list[Path]:
-    """The files that `warc` names: a file, a glob, or a folder searched for *.warc.gz and *.warc; sorted."""
-    path = Path(warc)
-    if path.is_dir():
-        return sorted([*path.rglob("*.warc.gz"), *path.rglob("*.warc")])
-    if path.is_file():
-        return [path]
-    return sorted(Path(name) for name in glob.glob(warc, recursive=True) if Path(name).is_file())
-
-
-def check_warc(path: Path, allow_damaged: bool) -> None:
-    """Reads a file's first whole record and its last one.
+def check_warc(path: Path, allow_damaged: bool, is_wet: bool = False) -> None:
+    """Reads a file's first whole records and its last one.
 
     Raises:
-        StageError: it is empty, no WARC, has not one whole record, or is cut off (unless `allow_damaged`).
+        StageError: it is empty, no WARC, has not one whole record, is a WET file or a WARC file instead, or is cut off
+            (unless `allow_damaged`).
     """
     if path.stat().st_size == 0:
         raise StageError(f"{path} is empty; fetch it again.")
@@ -245,8 +214,16 @@ def check_warc(path: Path, allow_damaged: bool) -> None:
                 "gzip, but holds no WARC record" if gzipped else f"starts with {bytes(data[:8])!r}, not with WARC/1."
             )
             raise StageError(f"{path} is no WARC file ({start}); name files in WARC format, gzipped or not.")
-    if not any(isinstance(item, tuple) for item in read_records(data)):
+    records = (item[1] for item in read_records(data) if isinstance(item, tuple))
+    types = [record.record_type for record in islice(records, NUM_RECORDS_CHECKED)]
+    if not types:
         raise StageError(f"{path} holds not one readable WARC record; fetch it again.")
+    expected, other = PAGE_TYPES[is_wet], PAGE_TYPES[not is_wet]
+    if other in types and expected not in types:
+        raise StageError(
+            f"{path} holds {other.name} records, not {expected.name}: rename it to end in .warc.gz if it is a WARC file, "
+            "with pages as they were served, and in .warc.wet.gz if it is a WET file, with their plain text."
+        )
     if allow_damaged:
         return
 
@@ -262,71 +239,60 @@ def check_warc(path: Path, allow_damaged: bool) -> None:
             )
 
 
-class WarcPages(PipelineStep):
+class WarcPages(FileReader):
     """Reads WARC files, one a task, and yields the HTML pages that were answered with status 200.
 
-    The document's text is the decoded HTML. What is no page goes to `dropped`; what is damaged to `damaged/`: one line a
-    stretch in `<rank>.jsonl` and its first MiB in `<rank>.bin`.
+    The document's text is the decoded HTML.
     """
 
-    type, name = "📖 - READER", STEP
-
-    def __init__(self, files: list[Path], output_dir: str, dropped: DroppedPages, allow_damaged: bool = False):
-        super().__init__()
-        self.files, self.dropped, self.allow_damaged = files, dropped, allow_damaged
-        self.damaged = WholeFiles(Path(output_dir, "damaged"))
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        with self.dropped.of_task(rank), self.damaged.of_task(f"{rank:05d}.jsonl", f"{rank:05d}.bin"):
-            for file in self.files[rank::world_size]:
-                check_warc(file, self.allow_damaged)
-                yield from self.read_file(file, rank)
+    is_wet = False
 
     def read_file(self, file: Path, rank: int) -> Iterator[Document]:
+        check_warc(file, self.allow_damaged, self.is_wet)
         data, released = map_file(file), 0
         with tqdm(total=len(data), desc=file.name, unit="B", unit_scale=True, mininterval=1) as progress:
             for item in read_records(data):
                 if isinstance(item, Damage):
-                    self.set_aside(item, data, file, rank)
+                    length = min(item.length, MAX_SET_ASIDE_BYTES)
+                    self.set_aside(item, data[item.offset : item.offset + length], file, rank)
                     continue
                 offset, record = item
                 progress.update(offset - progress.n)
-                if (
-                    offset - released > RELEASED_BYTES
-                ):  # what was read counts as this process's memory until it lets go
+                # What was read counts as this process's memory until it lets go.
+                if offset - released > RELEASED_BYTES:
                     data.madvise(mmap.MADV_DONTNEED, released, RELEASED_BYTES)
                     released += RELEASED_BYTES
-                if record.record_type != WarcRecordType.response:
+                if record.record_type != PAGE_TYPES[self.is_wet]:
                     continue
                 with self.track_time():
-                    self.stat_update("num_in")
-                    document, reason, damage = page_of(record, f"{file.name}:{offset}")
-                    self.stat_update("bytes_in", value=num_bytes(document.text))
+                    document, reason, damage = self.page_of(record, f"{file.name}:{offset}")
+                    is_kept = self.is_kept(document, reason, rank, is_set_aside=bool(damage))
                 if damage:
-                    self.stat_update("num_dropped", f"dropped_{reason}")
-                    self.set_aside(Damage(offset, damage, url=document.metadata["url"]), data, file, rank)
-                elif reason:
-                    self.stat_update("num_dropped", f"dropped_{reason}")
-                    self.dropped.write(document, rank, reason=f"{STEP}/{reason}")
-                else:
-                    self.stat_update("num_kept")
-                    self.stat_update("bytes_kept", value=num_bytes(document.text))
+                    self.set_aside(Damage(offset, damage, url=document.metadata["url"]), b"", file, rank)
+                if is_kept:
                     yield document
 
-    def set_aside(self, damage: Damage, data: mmap.mmap, file: Path, rank: int) -> None:
-        self.stat_update("damaged")
-        if damage.at_end:
-            self.stat_update("cut_off")
-        line = json.dumps({"file": file.name, **vars(damage)}, ensure_ascii=False) + "\n"
-        self.damaged.write(f"{rank:05d}.jsonl", line.encode())
-        self.damaged.write(f"{rank:05d}.bin", data[damage.offset : damage.offset + min(damage.length, 2**20)])
+    def page_of(self, record: WarcRecord, name: str) -> tuple[Document, str, str]:
+        return page_of(record, name)
+
+
+class WetPages(WarcPages):
+    """Reads WET files, one a task, and yields their pages; the document's text is the record's."""
+
+    is_wet = True
+
+    def page_of(self, record: WarcRecord, name: str) -> tuple[Document, str, str]:
+        return (*wet_page_of(record, name), "")
+
+
+def _document_of(record: WarcRecord, name: str) -> Document:
+    url, date = (record.headers.get("WARC-Target-URI") or "").strip("<>"), record.headers.get("WARC-Date") or ""
+    return Document(text="", id=record.record_id or name, metadata={"url": url, "date": date})
 
 
 def page_of(record: WarcRecord, name: str) -> tuple[Document, str, str]:
     """The page of a response record; why it is none; and what is damaged in it."""
-    url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
-    document = Document(text="", id=record.record_id or name, metadata={"url": url, "date": ""})
-    document.metadata["date"] = record.headers.get("WARC-Date") or ""
+    document = _document_of(record, name)
     http = record.http_headers
     if http is None or http.status_code is None:
         return document, "no_http", ""
@@ -346,7 +312,7 @@ def page_of(record: WarcRecord, name: str) -> tuple[Document, str, str]:
     if not body.strip():
         return document, "empty", ""
     document.text = decode_text(body, content_type)
-    if document.text.count("\ufffd") > 0.05 * len(document.text):
+    if document.text.count("\ufffd") > MAX_UNDECODED * len(document.text):
         return document, "undecodable", ""
     # What a page's headers say on its use, for the opt-out filter.
     document.metadata["robots"] = "\n".join(http.get_multiple("X-Robots-Tag"))
@@ -354,131 +320,15 @@ def page_of(record: WarcRecord, name: str) -> tuple[Document, str, str]:
     return document, "", ""
 
 
-class TooLarge(Exception):
-    """The body grows past `MAX_PAGE_BYTES`."""
-
-
-def decode_body(body: bytes, transfer_encoding: str, content_encoding: str) -> bytes:
-    """Undoes chunks and compression, never past `MAX_PAGE_BYTES`.
-
-    Archives often store the decoded body under the original headers, so a body that does not look encoded is taken as
-    it is.
-
-    Raises:
-        TooLarge: it would grow past the bound.
-        ValueError: it is damaged.
-    """
-    if "chunked" in transfer_encoding.lower() and re.match(rb"[0-9a-fA-F]{1,8}[ \t]*(;[^\r\n]*)?\r?\n", body):
-        body = _unchunk(body)
-    for encoding in reversed([part.strip().lower() for part in content_encoding.split(",")]):
-        if encoding in ("gzip", "x-gzip") and body[:2] == GZIP_MAGIC[:2]:
-            body = _inflate(body, 31)
-        elif encoding == "deflate" and not _looks_plain(body):
-            zlib_wrapped = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
-            body = _inflate(body, 15 if zlib_wrapped else -15)
-        elif encoding == "br" and not _looks_plain(body):
-            body = _unbrotli(body)
-        elif encoding == "zstd" and body[:4] == b"\x28\xb5\x2f\xfd":
-            body = _unzstd(body)
-    if len(body) > MAX_PAGE_BYTES:
-        raise TooLarge
-    return body
-
-
-def _looks_plain(body: bytes) -> bool:
-    return body[:64].lstrip(codecs.BOM_UTF8 + b" \t\r\n").startswith(b"<")
-
-
-def _unchunk(body: bytes) -> bytes:
-    chunks, position = [], 0
-    while True:
-        line_end = body.find(b"\n", position)
-        size = body[position:line_end].split(b";")[0].strip() if line_end >= 0 else b""
-        if not re.fullmatch(rb"[0-9a-fA-F]{1,8}", size):
-            raise ValueError(f"no chunk size at byte {position}")
-        position, size = line_end + 1, int(size, 16)
-        if size == 0:
-            return b"".join(chunks)
-        if position + size > len(body):
-            raise ValueError("its last chunk is cut off")
-        chunks.append(body[position : position + size])
-        position += size
-        position += 2 if body[position : position + 2] == b"\r\n" else 1
-
-
-def _inflate(body: bytes, wbits: int) -> bytes:
-    inflater = zlib.decompressobj(wbits)
-    try:
-        page = inflater.decompress(body, MAX_PAGE_BYTES + 1)
-    except zlib.error as error:
-        raise ValueError(error) from error
-    if len(page) > MAX_PAGE_BYTES:
-        raise TooLarge
-    if not inflater.eof:
-        raise ValueError("the compressed body is cut off")
-    return page
-
-
-def _unbrotli(body: bytes) -> bytes:
-    inflater = brotli.Decompressor()
-    try:
-        page = inflater.process(body, output_buffer_limit=MAX_PAGE_BYTES + 1)
-    except brotli.error as error:
-        raise ValueError(error) from error
-    if len(page) > MAX_PAGE_BYTES or not inflater.can_accept_more_data():
-        raise TooLarge
-    if not inflater.is_finished():
-        raise ValueError("the compressed body is cut off")
-    return page
-
-
-def _unzstd(body: bytes) -> bytes:
-    inflater = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(body, read_across_frames=True)
-    try:
-        page = inflater.read(MAX_PAGE_BYTES + 1)
-    except zstandard.ZstdError as error:
-        raise ValueError(error) from error
-    if len(page) > MAX_PAGE_BYTES:
-        raise TooLarge
-    if len(page) < zstandard.frame_content_size(body):
-        raise ValueError("the compressed body is cut off")
-    return page
-
-
-def decode_text(body: bytes, content_type: str) -> str:
-    """Text by byte order mark, else UTF-8 if it is valid UTF-8, else as declared by header or meta, else as detected.
-
-    Departs from the WHATWG order: pages that are valid UTF-8 but declare something else are far more often wrong in
-    the declaration than in the bytes. Seven-bit encodings, which are always valid UTF-8, keep the declared order.
-    """
-    for mark, encoding in (
-        (codecs.BOM_UTF8, "utf-8"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
-        if body.startswith(mark):
-            return body.decode(encoding, "replace").lstrip("\ufeff")
-    declared = re.findall(r"charset\s*=\s*[\"']?([\w.:-]+)", content_type)
-    declared += [name.decode("ascii") for name in META_CHARSET.findall(body[:4096])]
-    declared = [CHARSETS.get(name.lower(), name.lower()) for name in declared if _is_charset(name)]
-    stateful = [name for name in declared if name.startswith(("iso-2022", "hz", "utf-16", "utf-7"))]
-    for encoding in [*stateful, "utf-8", *declared]:
-        try:
-            return body.decode(encoding)
-        except UnicodeError:
-            continue
-    if declared:  # a few bad bytes
-        text = body.decode(declared[0], "replace")
-        if text.count("\ufffd") < 0.01 * len(text):
-            return text
-    guess = from_bytes(body[:20_000]).best()
-    return body.decode(guess.encoding if guess else "cp1252", "replace")
-
-
-def _is_charset(name: str | bytes) -> bool:
-    name = name.decode("ascii") if isinstance(name, bytes) else name
-    try:
-        "".encode(CHARSETS.get(name.lower(), name))
-        return codecs.lookup(CHARSETS.get(name.lower(), name))._is_text_encoding
-    except LookupError:
-        return False
+def wet_page_of(record: WarcRecord, name: str) -> tuple[Document, str]:
+    """The page of a conversion record, and why it is none."""
+    document = _document_of(record, name)
+    if not (record.headers.get("Content-Type") or "text/plain").lower().startswith("text/plain"):
+        return document, "not_text"
+    if record.content_length > MAX_PAGE_BYTES:
+        return document, "too_large"
+    text = record.reader.read().decode("utf-8", "replace")
+    if not text.strip():
+        return document, "empty"
+    document.text = text
+    return document, "undecodable" if text.count("\ufffd") > MAX_UNDECODED * len(text) else ""
