@@ -1,6 +1,7 @@
 """Blocks of the path that look at a page's address or text: block list, quality rules, blocked words, protected passages.
 
-Each returns the reason why a page goes, or "". The rules of Gopher, C4 and FineWeb themselves are in `quality.py`.
+Each returns the reason why a page goes, or "". The rules of Gopher, C4 and FineWeb are in `quality.py`, and here as plain
+functions of a text, which return None for a page that stays: `repetition`, `gopher_quality`, `c4` and `fineweb`.
 """
 
 import re
@@ -10,10 +11,12 @@ from urllib.parse import urlsplit
 
 from datatrove.data import Document
 
-from crawl2chat import quality
 from crawl2chat.ngrams import NGramIndex, plain_words
 from crawl2chat.pages import DroppedPages, PageFilter
+from crawl2chat.quality import c4, c4_lines, fineweb, gopher_quality, repetition
 from crawl2chat.stage import StageError
+
+__all__ = ["c4", "fineweb", "gopher_quality", "repetition"]
 
 
 def host_of(url: str) -> str:
@@ -27,7 +30,7 @@ class RepetitionFilter(PageFilter):
     name = "repetition"
 
     def reason_to_drop(self, document: Document) -> str:
-        return quality.repetition(document.text)
+        return repetition(document.text) or ""
 
 
 class GopherFilter(PageFilter):
@@ -38,7 +41,7 @@ class GopherFilter(PageFilter):
         self.thresholds = min_words, max_words, min_alpha_words
 
     def reason_to_drop(self, document: Document) -> str:
-        return quality.gopher_quality(document.text, *self.thresholds)
+        return gopher_quality(document.text, *self.thresholds) or ""
 
 
 class C4Filter(PageFilter):
@@ -49,17 +52,17 @@ class C4Filter(PageFilter):
         self.min_sentences = min_sentences
 
     def reason_to_drop(self, document: Document) -> str:
-        reason, text = quality.c4(document.text, self.min_sentences)
+        reason, text = c4_lines(document.text, self.min_sentences)
         if not reason:
             document.text = text
-        return reason
+        return reason or ""
 
 
 class FineWebFilter(PageFilter):
     name = "fineweb"
 
     def reason_to_drop(self, document: Document) -> str:
-        return quality.fineweb(document.text)
+        return fineweb(document.text) or ""
 
 
 class ProtectedFilter(PageFilter):

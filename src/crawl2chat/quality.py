@@ -1,4 +1,4 @@
-"""The quality rules of Gopher, C4 and FineWeb as plain functions: a text in, the reason to drop it or "" out.
+"""The quality rules of Gopher, C4 and FineWeb as plain functions: a text in, the reason to drop it or None out.
 
 Rules, thresholds, the names of reasons, and the decisions on every text are those of datatrove's
 `GopherRepetitionFilter`, `GopherQualityFilter`, `C4QualityFilter` and `FineWebQualityFilter` with FineWeb's arguments
@@ -25,10 +25,10 @@ SAFE = 0.999  # a bound on a share must keep so far below the limit, that roundi
 HASH_BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
-def repetition(text: str) -> str:
+def repetition(text: str) -> str | None:
     """Gopher's repetition rules (https://arxiv.org/abs/2112.11446, table A1).
 
-    Returns "", "empty", "dup_para_frac", "dup_para_char_frac", "dup_line_frac", "dup_line_char_frac", "top_{2,3,4}_gram"
+    Returns None, "empty", "dup_para_frac", "dup_para_char_frac", "dup_line_frac", "dup_line_char_frac", "top_{2,3,4}_gram"
     or "duplicated_{5..10}_n_grams".
     """
     if not text:
@@ -53,7 +53,7 @@ def repetition(text: str) -> str:
         if n <= len(words) and not n_grams.few_repeated(n, max_share * len(text)):
             if _repeated_characters(words, n) / len(text) > max_share:
                 return f"duplicated_{n}_n_grams"
-    return ""
+    return None
 
 
 class NGrams:
@@ -129,10 +129,12 @@ def _repeated_characters(words: Words, n: int) -> int:
     return num_characters
 
 
-def gopher_quality(text: str, min_words: int = 50, max_words: int = 100_000, min_alpha_words: float = 0.8) -> str:
+def gopher_quality(
+    text: str, min_words: int = 50, max_words: int = 100_000, min_alpha_words: float = 0.8
+) -> str | None:
     """Gopher's quality rules (https://arxiv.org/abs/2112.11446, appendix A.1.1).
 
-    Returns "", "short_doc", "long_doc", "below_avg_threshold", "above_avg_threshold", "too_many_hashes",
+    Returns None, "short_doc", "long_doc", "below_avg_threshold", "above_avg_threshold", "too_many_hashes",
     "too_many_ellipsis", "too_many_bullets", "too_many_end_ellipsis", "below_alpha_threshold" or "enough_stop_words"
     (which means: not enough of them).
 
@@ -171,20 +173,27 @@ def gopher_quality(text: str, min_words: int = 50, max_words: int = 100_000, min
         if word in STOP_WORDS:
             found.add(word)
             if len(found) == 2:
-                return ""
+                return None
     return "enough_stop_words"
 
 
-def c4(text: str, min_sentences: int = 5) -> tuple[str, str]:
-    """C4's rules (https://jmlr.org/papers/v21/20-074.html): the reason to drop the page or "", and its lines that stay.
+def c4(text: str, min_sentences: int = 5) -> str | None:
+    """C4's rules (https://jmlr.org/papers/v21/20-074.html).
 
     As in FineWeb, a line need not end in a punctuation mark: that rule removed most, and did not help
-    (https://arxiv.org/abs/2406.17557, section 3.5). Reasons: "lorem_ipsum", "curly_bracket", "too_few_sentences".
+    (https://arxiv.org/abs/2406.17557, section 3.5).
+
+    Returns None, "lorem_ipsum", "curly_bracket" or "too_few_sentences".
 
     Args:
         text: A page's text.
-        min_sentences: At least 1, in the lines that stay.
+        min_sentences: At least 1, in the lines that stay (`c4_lines`).
     """
+    return c4_lines(text, min_sentences)[0]
+
+
+def c4_lines(text: str, min_sentences: int = 5) -> tuple[str | None, str]:
+    """What `c4` returns, and of a page that it keeps the lines that stay."""
     has_citations, all_lower = "[" in text, (CITATION.sub("", text) if "[" in text else text).lower()
     is_plain = not any(phrase in all_lower for phrase in ("{", "javascript", "lorem ipsum", *POLICY_PHRASES))
     kept = []
@@ -211,13 +220,13 @@ def c4(text: str, min_sentences: int = 5) -> tuple[str, str]:
     # Each line has a sentence at least.
     if len(kept) < min_sentences and sum(num_sentences(line, min_sentences) for line in kept) < min_sentences:
         return "too_few_sentences", ""
-    return "", "\n".join(kept).strip()
+    return None, "\n".join(kept).strip()
 
 
-def fineweb(text: str) -> str:
+def fineweb(text: str) -> str | None:
     """FineWeb's own rules (https://arxiv.org/abs/2406.17557, section 3.6), as its published recipe sets them.
 
-    Returns "", "empty", "line_punct_ratio", "short_line_ratio", "char_dup_ratio" or "list_ratio".
+    Returns None, "empty", "line_punct_ratio", "short_line_ratio", "char_dup_ratio" or "list_ratio".
     """
     lines = [line for line in text.split("\n") if line and not line.isspace()]
     if not lines:
@@ -232,4 +241,4 @@ def fineweb(text: str) -> str:
     # A word has no white space in it: there are as many words as pieces between, or more.
     if num_newlines / len(text.split()) > 0.3 and num_newlines / len(words_of(text)) > 0.3:
         return "list_ratio"
-    return ""
+    return None

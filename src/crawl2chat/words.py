@@ -3,8 +3,9 @@
 spaCy splits a text at white space, and each chunk between by regular expressions, some 20 µs a chunk; datatrove clears
 spaCy's memory of chunks after each text. Here a chunk is split once, by the same rules in the same order
 (`Tokenizer._split_affixes` and `_attach_tokens`, https://github.com/explosion/spaCy/blob/v3.8.11/spacy/tokenizer.pyx),
-and remembered. Two things are left to spaCy itself: its last pass over all words, where they can be joined to a special
-case (")" and ":" to the smiley "):"), and texts with "IS_ALPHA", on which it stumbles and datatrove helps out.
+and remembered. One thing is left to spaCy itself: its last pass over all words, where they can be joined to a special
+case (")" and ":" to the smiley "):"). A word "IS_ALPHA" is taken out: on it spaCy raises errors or not, by what came
+before, and datatrove then takes it out.
 `tests/test_quality.py` compares words and sentences.
 """
 
@@ -21,6 +22,7 @@ from datatrove.utils.text import PUNCTUATION_SET, split_into_sentences, split_in
 from datatrove.utils.typeshelper import Languages
 from datatrove.utils.word_tokenizers import load_word_tokenizer
 
+STUMBLING_BLOCK = "IS_ALPHA"
 MAX_CHUNKS_KEPT = 1 << 17
 MAX_CHUNK_KEPT = 64  # characters
 JOINED = 1 << 31  # added to the length of a chunk's first word if spaCy's last pass joins words of the chunk
@@ -65,9 +67,7 @@ class Words:
 @lru_cache(maxsize=2)  # several rules ask for the words of one text
 def words_of(text: str) -> Words:
     """Words and punctuation marks of a text, equal to datatrove's `split_into_words(text)`."""
-    if "IS_ALPHA" in text:  # datatrove takes it out where it stands alone
-        words = split_into_words(text, Languages.english)
-        return Words("".join(words), _lengths(words))
+    text = _without_stumbling_block(text)
     return Words("".join(text.split()), _lengths_of_words(text))
 
 
@@ -84,6 +84,12 @@ def _lengths_of_words(text: str) -> np.ndarray:
     return _lengths(split_into_words(text, Languages.english))
 
 
+def _without_stumbling_block(text: str) -> str:
+    if STUMBLING_BLOCK in text and STUMBLING_BLOCK in Words("".join(text.split()), _lengths_of_words(text)):
+        return text.replace(STUMBLING_BLOCK, "")
+    return text
+
+
 def _lengths(words: list[str]) -> np.ndarray:
     return np.array(list(map(len, words)), dtype=np.uint32)
 
@@ -95,7 +101,7 @@ def num_sentences(line: str, enough: int) -> int:
     """
     from spacy.lang.lex_attrs import is_punct
 
-    splitter, count, ended = _splitter(), 1, False
+    splitter, count, ended, line = _splitter(), 1, False, _without_stumbling_block(line)
     for match in SPACE_OR_CHUNK.finditer(line):
         chunk = match[0]
         if chunk == " ":
@@ -104,7 +110,7 @@ def num_sentences(line: str, enough: int) -> int:
             lengths = [len(chunk)]
         else:
             lengths = array("I", splitter[chunk])
-            if lengths[0] >= JOINED or "IS_ALPHA" in chunk:
+            if lengths[0] >= JOINED:
                 return min(enough, len(split_into_sentences(line, Languages.english)))
         end = 0
         for length in lengths:
