@@ -20,7 +20,8 @@ from itertools import pairwise
 import numpy as np
 from datatrove.utils.text import PUNCTUATION_SET, split_into_sentences, split_into_words
 from datatrove.utils.typeshelper import Languages
-from datatrove.utils.word_tokenizers import load_word_tokenizer
+
+from crawl2chat.english import NLP
 
 STUMBLING_BLOCK = "IS_ALPHA"
 MAX_CHUNKS_KEPT = 1 << 17
@@ -129,9 +130,8 @@ class Splitter(dict):
     """Chunk of characters without white space -> the lengths of its words, as bytes of 32-bit little-endian numbers."""
 
     def __init__(self):
-        nlp = _spacy()
-        tokenizer = nlp.tokenizer
-        self.sentence_ends = nlp.get_pipe("sentencizer").punct_chars
+        tokenizer = NLP.tokenizer
+        self.sentence_ends = NLP.get_pipe("sentencizer").punct_chars
         self.find_prefix, self.find_suffix = tokenizer.prefix_search, tokenizer.suffix_search
         self.find_infixes, self.is_url = tokenizer.infix_finditer, tokenizer.url_match
         # The last pass looks for the special cases that have an affix. `joined`: those whose words it changes, by
@@ -243,18 +243,6 @@ def _spelled(tokens: list[dict]) -> list[str]:
     return [token[ORTH] for token in tokens]
 
 
-def _spacy():
-    """datatrove's own spaCy pipeline. spaCy imports torch where it finds it: 2 s and 180 MB that no rule here needs."""
-    hidden = "torch" not in sys.modules
-    if hidden:
-        sys.modules["torch"] = None
-    try:
-        return load_word_tokenizer(Languages.english).tokenizer
-    finally:
-        if hidden:
-            del sys.modules["torch"]
-
-
 @cache
 def _splitter() -> Splitter:
     return Splitter()
@@ -263,7 +251,7 @@ def _splitter() -> Splitter:
 @cache
 def _kinds_of_characters() -> np.ndarray:
     """`REAL` and `ALPHABETIC` of each code point."""
-    size = sys.maxunicode + 1
-    kinds = np.fromiter(map(str.isalpha, map(chr, range(size))), dtype=np.uint8, count=size) * ALPHABETIC | REAL
+    characters = np.arange(sys.maxunicode + 1, dtype=np.uint32).view("U1")
+    kinds = np.char.isalpha(characters).astype(np.uint8) * ALPHABETIC | REAL
     kinds[list(map(ord, PUNCTUATION_SET))] -= REAL
     return kinds
