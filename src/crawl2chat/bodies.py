@@ -8,6 +8,8 @@ import brotli
 import zstandard
 from charset_normalizer import from_bytes
 
+from crawl2chat.html import utf8
+
 MAX_PAGE_BYTES = 8 * 2**20  # after inflation
 GZIP_MAGIC = b"\x1f\x8b\x08"
 # What a label means to browsers: https://encoding.spec.whatwg.org/#names-and-labels
@@ -129,9 +131,12 @@ def decode_text(body: bytes, content_type: str) -> str:
     stateful = [name for name in declared if name.startswith(("iso-2022", "hz", "utf-16", "utf-7"))]
     for encoding in [*stateful, "utf-8", *declared]:
         try:
-            return body.decode(encoding)
+            text = body.decode(encoding)
         except UnicodeError:
             continue
+        if encoding == "utf-8":
+            utf8.remember(text, body)
+        return text
     if declared:  # a few bad bytes
         text = body.decode(declared[0], "replace")
         if text.count("\ufffd") < 0.01 * len(text):

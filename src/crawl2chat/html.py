@@ -1,7 +1,7 @@
 """A page's HTML as bytes and as a tree, made once for all the steps that look at it."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from selectolax.lexbor import LexborHTMLParser
 
@@ -9,19 +9,21 @@ T = TypeVar("T")
 NO_TEXT_TAGS = ["script", "style", "template"]
 
 
-def remember_last(function: Callable[[str], T]) -> Callable[[str], T]:
-    """Keeps the last result: steps in a row ask for the same of a page."""
-    last: tuple[str | None, T | None] = (None, None)
+class remember_last(Generic[T]):
+    """Keeps a function's last result: steps in a row ask for the same of a page."""
 
-    def remembered(text: str) -> T:
-        nonlocal last
-        known, result = last
+    def __init__(self, function: Callable[[str], T]):
+        self.function, self.last = function, (None, None)
+
+    def __call__(self, text: str) -> T:
+        known, result = self.last
         if known is not text:
-            result = function(text)
-            last = (text, result)
+            result = self.function(text)
+            self.remember(text, result)
         return result
 
-    return remembered
+    def remember(self, text: str, result: T) -> None:
+        self.last = text, result
 
 
 @remember_last

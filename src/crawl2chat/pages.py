@@ -3,6 +3,7 @@
 import itertools
 import json
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -72,19 +73,23 @@ class PageFilter(PipelineStep):
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         self.begin(rank)
+        counts: Counter[str] = Counter()
         with self.dropped.of_task(rank) if self.dropped else nullcontext():
             for document in data:
                 with self.track_time():
-                    self.stat_update("num_in")
-                    self.stat_update("bytes_in", value=num_bytes(document.text))
+                    counts["num_in"] += 1
+                    counts["bytes_in"] += num_bytes(document.text)
                     reason = self.reason_to_drop(document)
                 if reason:
-                    self.stat_update("num_dropped", f"dropped_{reason}")
+                    counts["num_dropped"] += 1
+                    counts[f"dropped_{reason}"] += 1
                     self.dropped.write(document, rank, reason=f"{self.name}/{reason}")
                 else:
-                    self.stat_update("num_kept")
-                    self.stat_update("bytes_kept", value=num_bytes(document.text))
+                    counts["num_kept"] += 1
+                    counts["bytes_kept"] += num_bytes(document.text)
                     yield document
+            for name, count in counts.items():
+                self.stat_update(name, value=count)
 
 
 class PageWriter(ParquetWriter):
