@@ -84,7 +84,9 @@ def write_report(folder: str | Path, files: list[Path], compare: Iterable[str] =
         "lengths": {str(n): count for n, count in sorted(Counter(len(pieces[i]) for i in merged).items())},
         "longest": [_entry(pieces, counts, i) for i in longest],
         "most_frequent": [_entry(pieces, counts, int(i)) for i in np.argsort(-counts, kind="stable")[:NUM_SHOWN]],
-        "entries_with_several_digits": sum(sum(map(str.isdigit, _shown(pieces[i]))) > 1 for i in merged),
+        "entries_with_several_digits": sum(
+            sum(map(str.isdigit, pieces[i].decode("utf-8", "ignore"))) > 1 for i in merged
+        ),
         "digits": {text: _cut(encoder, pieces, text) for text in SUMS},
         "spelling": {text: _cut(encoder, pieces, text) for text in SPELT},
         "long_words": {word: _cut(encoder, pieces, f" {word}") for word in _long(words)},

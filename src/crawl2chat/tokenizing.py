@@ -41,8 +41,9 @@ class WriteShard(PipelineStep):
             for batch in pq.ParquetFile(self.files[rank]).iter_batches(ROWS, columns=["text"]):
                 texts = [text for text in batch["text"].to_pylist() if text]
                 if encoder.is_fast and compared < COMPARED_CHARACTERS:
-                    encoder.check(texts)
-                    compared += sum(map(len, texts))
+                    before = compared + np.cumsum([0, *map(len, texts)])
+                    encoder.check([text for text, place in zip(texts, before) if place < COMPARED_CHARACTERS])
+                    compared = int(before[-1])
                 rows = [np.append(encoder.encode(text), end).astype(dtype) for text in texts]
                 out.writelines(row.data for row in rows)
                 lengths += map(len, rows)
