@@ -1,4 +1,4 @@
-"""Byte-level BPE: the split pattern, training, and encoding a corpus five times as fast as `tokenizers` does.
+"""Byte-level BPE: the split pattern, training, and encoding a corpus ten times as fast as `tokenizers` does.
 
 **The split pattern** cuts text into pieces that no token may cross:
 
@@ -12,7 +12,7 @@
 
 It is GPT-4's `cl100k_base` but for the digits, the marks, and the part for English contractions: the first part takes
 `'t` and `'ll` anyway, and without it quoted words ('stop') are not cut after their first letter and encoding is a
-fifth faster. `docs/tokenizer.md` has the measurements.
+seventh faster. `docs/tokenizer.md` has the measurements.
 
 **Encoding a corpus** is done by tiktoken with the same merges. Merges that BPE training made give the same ids under
 both rules of merging: a token is only ever made from the two parts that made it in training. tests/test_bpe.py compares
