@@ -27,7 +27,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-import tiktoken
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -149,6 +148,8 @@ class Encoder:
         # A special token that is never allowed, as tiktoken searches slowly for none at all.
         never = {END_OF_TEXT: max(tokenizer.get_vocab().values()) + 1}
         if self.is_fast:
+            import tiktoken  # not needed to train on shards
+
             self.fast = tiktoken.Encoding("corpus", pat_str=pattern, mergeable_ranks=ranks, special_tokens=never)
 
     def encode(self, text: str) -> np.ndarray:
