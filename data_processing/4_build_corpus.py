@@ -45,8 +45,8 @@ language: [{languages}]
 
 Columns: `text`, `id` (of the WARC record), `url`, `date` (of the crawl), `language`, `licence` (as the page states it:
 "cc-by-4.0", "mentions cc-by-4.0" for a bare link, "all-rights-reserved", "copyright", or empty), `opt_out` (how a page
-reserves itself from training; the default policy drops such pages). E-mail addresses, public IP addresses, phone, card
-and bank account numbers were replaced. The rights in the texts remain with their authors.
+reserves itself from training; the default policy drops such pages).{no_rights} E-mail addresses, public IP addresses,
+phone, card and bank account numbers were replaced. The rights in the texts remain with their authors.
 {contamination}
 
 | step | pages in | dropped | kept | MB kept |
@@ -163,6 +163,7 @@ def card(config: CorpusConfig, funnel: list[dict], languages: list[str], metrics
         for s in funnel
     ]
     counts = [f"{task}: {count:,}" for task, count in metrics.get("num_contaminated", {}).items()]
+    from_text = all(step["step"] != "opt_out" for step in funnel)
     done = {"drop": "dropped", "report": "found and left in, listed in `decontamination.jsonl`"}[config.decontaminate]
     return CARD.format(
         languages=", ".join(languages),
@@ -173,6 +174,9 @@ def card(config: CorpusConfig, funnel: list[dict], languages: list[str], metrics
         f"({'; '.join(counts)})."
         if counts
         else "The pages were not searched for texts of evaluation tasks.",
+        no_rights=" These pages came as text, in which neither licences nor opt-outs were looked for."
+        if from_text
+        else "",
         rows="\n".join(rows),
         folder=config.output_dir,
     )

@@ -220,10 +220,8 @@ def check_warc(path: Path, allow_damaged: bool, is_wet: bool = False) -> None:
         raise StageError(f"{path} holds not one readable WARC record; fetch it again.")
     expected, other = PAGE_TYPES[is_wet], PAGE_TYPES[not is_wet]
     if other in types and expected not in types:
-        raise StageError(
-            f"{path} holds {other.name} records, not {expected.name}: rename it to end in .warc.gz if it is a WARC file, "
-            "with pages as they were served, and in .warc.wet.gz if it is a WET file, with their plain text."
-        )
+        what, name = ("HTML (WARC", ".warc.gz") if is_wet else ("plain text (WET", ".warc.wet.gz")
+        raise StageError(f"{path} holds {what}), which its name does not say; rename it to end in {name}.")
     if allow_damaged:
         return
 
