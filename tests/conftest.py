@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -126,6 +127,21 @@ def path_folder(tmp_path_factory) -> Path:
     )  # fmt: skip
     run(PRETRAIN, *base_arguments(folder))
     return folder
+
+
+def refusal(capsys, script: str, *arguments) -> str:
+    """What a stage says that refuses: one sentence, exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        run(script, *arguments)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and "Traceback" not in said
+    return said
+
+
+def fingerprint(folder: Path) -> str:
+    """Of what a finished stage wrote."""
+    return yaml.safe_load((folder / "run.yaml").read_text())["fingerprint"]
 
 
 def pretrain_arguments(folder: Path) -> list:

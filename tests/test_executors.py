@@ -18,8 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
-from conftest import ROOT, kill_when, metrics, run, start
+from conftest import ROOT, fingerprint, kill_when, metrics, refusal, run, start
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from tiny_warc import page, prose, record, write_warc
@@ -79,7 +78,7 @@ def ray_cluster():
 
 
 SBATCH = """#!/bin/bash
-# Runs an array in the background, one task after the other; it is in the queue as long as its file is in $SLURM.
+# Runs an array in the background, two tasks at a time; it is in the queue as long as its file is in $SLURM.
 echo "$@" >> $SLURM/calls
 for word; do [[ $word == --export=* ]] && offset=${word##*RUN_OFFSET=}; script=$word; done
 cp "$script" $SLURM/script
@@ -89,8 +88,10 @@ touch $SLURM/queue-$name
 (
     sleep ${SLURM_DELAY:-0}
     for task in $(seq 0 $last); do
-        SLURM_NODELIST=here RUN_OFFSET=$offset SLURM_ARRAY_TASK_ID=$task bash $SLURM/script >> $SLURM/log 2>&1
+        SLURM_NODELIST=here RUN_OFFSET=$offset SLURM_ARRAY_TASK_ID=$task bash $SLURM/script >> $SLURM/log 2>&1 &
+        (( task % 2 )) && wait
     done
+    wait
     rm $SLURM/queue-$name
 ) > /dev/null 2>&1 &
 echo Submitted batch job 7
@@ -118,19 +119,6 @@ def slurm(tmp_path, monkeypatch) -> Path:
 
 
 ON_SLURM = ["--executor", "slurm", "--partition", "cpu", "--time_limit", "02:00:00", "--memory_gb", "3"]
-
-
-def fingerprint(folder: Path) -> str:
-    return yaml.safe_load((folder / "run.yaml").read_text())["fingerprint"]
-
-
-def refusal(capsys, script: str, *arguments) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        run(script, *arguments)
-    said = capsys.readouterr().err
-    assert stopped.value.code == 2 and "Traceback" not in said
-    return said
 
 
 # ---------------------------------------------------------------------------------------------------- the same output

@@ -156,12 +156,12 @@ def test_a_part_from_a_folder_goes_on_only_if_the_file_is_the_same(crawl, tmp_pa
         (tmp_path / "files.jsonl").unlink()
 
 
-def test_a_folder_whose_file_is_not_as_long_as_it_says(crawl, tmp_path):
+def test_a_folder_whose_file_is_not_as_long_as_it_says(crawl, tmp_path, monkeypatch):
     source = tmp_path / "mirror" / path_of(0)
     source.parent.mkdir(parents=True)
     source.write_bytes(crawl[path_of(0)])
     fetcher = fetcher_of(str(tmp_path / "mirror"), tmp_path)
-    fetcher.store.files.size = lambda place: source.stat().st_size + 10
+    monkeypatch.setattr(fetcher.store.files, "size", lambda place: source.stat().st_size + 10)
     (reason,) = fetcher.fetch([path_of(0)], 1).values()
     assert "bytes came, not" in reason and not list((tmp_path / "crawl").glob("*.gz"))
 

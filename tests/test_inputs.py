@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 import zstandard
-from conftest import ROOT, kill_when, metrics, run
+from conftest import ROOT, fingerprint, kill_when, metrics, refusal, run
 from tiny_warc import info, member, page, paragraphs, prose, record, write_warc
 
 from crawl2chat.bodies import MAX_PAGE_BYTES
@@ -78,15 +78,6 @@ def write_dataset(path: Path, rows: list) -> Path:
     return path
 
 
-def refusal(capsys, script: str, *arguments) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        run(script, *arguments)
-    said = capsys.readouterr().err
-    assert stopped.value.code == 2 and "Traceback" not in said
-    return said
-
-
 def kept(folder: Path) -> dict[str, str]:
     rows = [row for file in sorted((folder / "pages").glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
     return {row["url"] or row["id"]: row["text"] for row in rows}
@@ -102,10 +93,6 @@ def fates(folder: Path) -> dict[str, str]:
 
 def damaged(folder: Path) -> list[dict]:
     return [line for file in sorted((folder / "damaged").glob("*.jsonl")) for line in lines(file)]
-
-
-def fingerprint(folder: Path) -> str:
-    return yaml.safe_load((folder / "run.yaml").read_text())["fingerprint"]
 
 
 def assert_counts_add_up(folder: Path) -> list[dict]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 import yaml
-from conftest import ROOT, metrics, run
+from conftest import ROOT, metrics, refusal, run
 from tiny_warc import page, prose, record, write_warc
 
 from crawl2chat.quality_classifier import QualityClassifier, features_of, indicative_terms, train
@@ -71,15 +71,6 @@ def trained(data: Path, out: Path, *arguments) -> Path:
 @pytest.fixture(scope="module")
 def model(data) -> Path:
     return trained(data, data.parent / "model", "--group_column", "url")
-
-
-def refusal(capsys, script: str, *arguments) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        run(script, *arguments)
-    said = capsys.readouterr().err
-    assert stopped.value.code == 2 and "Traceback" not in said
-    return said
 
 
 def test_features_are_words_and_pairs_once_each_in_any_case():
