@@ -95,7 +95,7 @@ def test_datatrove_reads_the_shards(tokens):
     assert dataset[1]["input_ids"].tolist() == np.fromfile(tokens / "train" / "00000.ds", "<u2")[17:34].tolist()
 
 
-@pytest.mark.parametrize("appears", ["train/00001.ds.json", "train/00000.ds", "logs/train/completions/00001"])
+@pytest.mark.parametrize("appears", ["train/00000.ds", "logs/train/completions/00001"])
 def test_number_of_workers_and_a_kill_change_nothing(appears, corpus, path_folder, tokens, tmp_path):
     given = [*arguments(corpus, path_folder, tmp_path / "out"), "--num_workers", 2]
     kill_when(appears, TOKENIZE, given, tmp_path / "out")
