@@ -101,7 +101,7 @@ def test_truncated_token_shard(path_folder, tmp_path, capsys):
     shard = next((tokens / "validation").glob("*.ds"))
     shard.write_bytes(shard.read_bytes()[:-10])
     arguments = [*pretrain_arguments(path_folder), "--tokens", tokens]
-    assert "its index says" in refusal(capsys, PRETRAIN, *arguments, output_dir=tmp_path / "out")
+    assert "bytes and should be" in refusal(capsys, PRETRAIN, *arguments, output_dir=tmp_path / "out")
 
 
 def test_width_that_heads_do_not_divide_and_too_few_tokens(path_folder, tmp_path, capsys):

@@ -97,7 +97,7 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 
 def test_windows_cover_every_token_once(path_folder):
     tokenizer = load_tokenizer(path_folder / "6_tokens")
-    windows = TokenWindows(path_folder / "6_tokens" / "train", 32, len(tokenizer))
+    windows = TokenWindows(path_folder / "6_tokens" / "train", 32, tokenizer)
     total = num_tokens(path_folder / "6_tokens" / "train")
     assert len(windows) == (total - 1) // 32
     for i in range(len(windows) - 1):

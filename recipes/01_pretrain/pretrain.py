@@ -18,7 +18,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainerCallback
 from crawl2chat.chat import END_OF_TEXT, check_chat_tokens, load_tokenizer, start_chat_tokens
 from crawl2chat.muon import MuonAdamW
 from crawl2chat.stage import bounded, run_stage
-from crawl2chat.tokens import TokenWindows, bytes_per_token, num_tokens
+from crawl2chat.tokens import DataPosition, TokenWindows, WindowSampler, bytes_per_token, num_tokens
 from crawl2chat.training import FastPrecision, bits_per_byte, save, train
 
 
@@ -53,9 +53,12 @@ class PretrainConfig(FastPrecision, TrainingArguments):
         return found
 
     @property
+    def windows_per_step(self) -> int:
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+    @property
     def tokens_per_step(self) -> int:
-        sequences = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
-        return sequences * self.sequence_length
+        return self.windows_per_step * self.sequence_length
 
 
 def build_model(config: PretrainConfig, tokenizer) -> Qwen3ForCausalLM:
@@ -89,6 +92,10 @@ class PretrainTrainer(Trainer):
     def __init__(self, *args, token_bytes: torch.Tensor, **kwargs):
         super().__init__(*args, **kwargs)
         self.token_bytes = token_bytes
+
+    def _get_train_sampler(self, train_dataset=None) -> WindowSampler:
+        num_samples = self.args.max_steps * self.args.windows_per_step
+        return WindowSampler(len(self.train_dataset), num_samples, self.args.seed)
 
     def create_optimizer(self, model=None):
         config = self.args
@@ -146,10 +153,11 @@ def num_steps(config: PretrainConfig) -> int:
 def preflight(config: PretrainConfig) -> dict:
     tokenizer = load_tokenizer(config.tokens)
     check_chat_tokens(tokenizer, config.tokens)
-    for split in ("train", "validation"):
-        TokenWindows(Path(config.tokens, split), config.sequence_length, len(tokenizer))
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in build_model(config, tokenizer).parameters())
+        model = build_model(config, tokenizer)
+    parameters = sum(p.numel() for p in model.parameters())
+    for split in ("train", "validation"):
+        TokenWindows(Path(config.tokens, split), config.sequence_length, tokenizer, model.config.vocab_size)
     return {
         "parameters": parameters,
         "tokens_per_step": config.tokens_per_step,
@@ -162,8 +170,8 @@ def preflight(config: PretrainConfig) -> dict:
 
 def main(config: PretrainConfig) -> dict:
     tokenizer = load_tokenizer(config.tokens)
-    train_windows = TokenWindows(Path(config.tokens, "train"), config.sequence_length, len(tokenizer))
-    validation_windows = TokenWindows(Path(config.tokens, "validation"), config.sequence_length, len(tokenizer))
+    train_windows = TokenWindows(Path(config.tokens, "train"), config.sequence_length, tokenizer)
+    validation_windows = TokenWindows(Path(config.tokens, "validation"), config.sequence_length, tokenizer)
 
     config.max_steps = num_steps(config)
     config.lr_scheduler_type = "warmup_stable_decay"
@@ -178,7 +186,10 @@ def main(config: PretrainConfig) -> dict:
         train_dataset=train_windows,
         eval_dataset=validation_windows,
         token_bytes=bytes_per_token(tokenizer),
-        callbacks=[SampleCallback(tokenizer, config.sample_prompts, config.output_dir)],
+        callbacks=[
+            SampleCallback(tokenizer, config.sample_prompts, config.output_dir),
+            DataPosition(len(train_windows), config.windows_per_step, config.seed),
+        ],
     )
     trained = train(trainer)
     evaluated = trainer.evaluate()

@@ -11,6 +11,8 @@ PADDING = "<|padding|>"
 SPECIAL_TOKENS = [END_OF_TEXT, START_OF_TURN, END_OF_TURN, PADDING]
 # Ordinary added tokens: a special one would be stripped by `skip_special_tokens` before a reward function sees it.
 THINK_TOKENS = ["<think>", "</think>"]
+TOOL_TOKENS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
+ADDED_TOKENS = THINK_TOKENS + TOOL_TOKENS
 
 
 def chat_template() -> str:
@@ -102,7 +104,8 @@ def start_chat_tokens(model, tokenizer) -> None:
     would first bend the whole model to bring them up.
     """
     end_of_turn, end_of_text = tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT])
-    new = tokenizer.convert_tokens_to_ids([START_OF_TURN, END_OF_TURN, *THINK_TOKENS])
+    vocabulary = tokenizer.get_vocab()  # another project's tokenizer may have no tokens for tools
+    new = [vocabulary[token] for token in [START_OF_TURN, END_OF_TURN, *ADDED_TOKENS] if token in vocabulary]
     (line_break,) = tokenizer.encode("\n", add_special_tokens=False)
     embedding, head = model.get_input_embeddings().weight.data, model.get_output_embeddings().weight.data
     embedding[new] = embedding[line_break].clone()

@@ -9,14 +9,12 @@ byte for byte; with a tokenizer it also says how many tokens each step saw:
 
 import argparse
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,8 +22,9 @@ import yaml
 from tokenizers import Tokenizer
 
 from crawl2chat.filters import host_of
+from crawl2chat.html_page import write_page
 from crawl2chat.pages import MAX_SHOWN_CHARACTERS, NOT_SHOWN
-from crawl2chat.stage import DONE, STARTED, StageError, write_atomically
+from crawl2chat.stage import DONE, STARTED, StageError
 
 COUNTS = ("num_in", "num_kept", "num_dropped", "bytes_in", "bytes_kept")
 MAX_BARS = 12
@@ -78,16 +77,10 @@ def write_funnel_page(folder: str | Path, tokenizer: str | Path | None = None) -
     kept = kept_pages(files)
     tokens = bytes_per_token(files, Path(tokenizer)) if tokenizer else None
     scores = folder / "scores.json"
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # whatever the web wrote is text here
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {"num": "{:,}".format, "size": _size, "percent": _percent, "short": _short}
     steps = _steps(funnel, tokens)
-    page = templates.get_template("funnel.html.jinja").render(
+    write_page(
+        folder / "funnel.html",
+        "funnel.html.jinja",
         steps=steps,
         num_pages=max(1, funnel[0]["num_in"]),
         kept=kept,
@@ -103,9 +96,6 @@ def write_funnel_page(folder: str | Path, tokenizer: str | Path | None = None) -
         max_bars=MAX_BARS,
         max_shown=MAX_SHOWN_CHARACTERS,
     )
-    # Lone surrogates cannot be written, and control characters have no place in HTML.
-    page = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "\ufffd", page.encode("utf-8", "replace").decode())
-    write_atomically(folder / "funnel.html", page)
     return folder / "funnel.html"
 
 
@@ -278,28 +268,6 @@ def _read_json(file: Path):
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise StageError(f"{file} is no JSON ({error}); run the stage that writes it again.") from None
-
-
-def _size(num_bytes: float) -> str:
-    return f"{_three_digits(num_bytes / 1e6)} MB" if num_bytes < 1e9 else f"{_short(num_bytes)}B"
-
-
-def _short(count: float) -> str:
-    """1234567 -> "1.23 M"."""
-    for unit, name in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if count >= unit:
-            return _three_digits(count / unit) + name
-    return f"{count:.0f}"
-
-
-def _three_digits(value: float) -> str:
-    return f"{value:.{0 if value == 0 or value >= 100 else 1 if value >= 10 else 2}f}"
-
-
-def _percent(share: float) -> str:
-    if share in (0, 1):
-        return f"{share:.0%}"
-    return "<0.1%" if share < 0.0005 else ">99.9%" if share >= 0.9995 else f"{100 * share:.1f}%"
 
 
 if __name__ == "__main__":

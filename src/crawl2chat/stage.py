@@ -62,7 +62,8 @@ DONE = "run.yaml"
 STARTED = "started.yaml"
 LOCK = ".lock"
 # Never part of a folder's fingerprint: they hold times or the folder's own name, or are there only to resume from.
-VOLATILE = ("logs", "checkpoint-*", "runs", "metrics.json", "README.md", "funnel.html", DONE, STARTED, LOCK, "*.tmp")
+VOLATILE = ("logs", "checkpoint-*", "runs", "metrics.json", "README.md", "funnel.html", "tokenizer.html")
+VOLATILE += (DONE, STARTED, LOCK, "*.tmp")
 # Fields that do not change what a stage writes, so a rerun may differ in them and still be "up to date".
 SHOWN = {"disable_tqdm", "log_level", "log_level_replica", "report_to"}  # two of them default to the terminal's state
 NEUTRAL = {"output_dir", "logging_dir", "run_name", "num_workers", "local_rank", "push_to_hub"} | SHOWN
