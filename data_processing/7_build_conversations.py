@@ -48,7 +48,9 @@ class ConversationsConfig:
     seed: int = bounded(0, "Seed of all draws.", low=0)
     easy_kinds: list[str] = field(default_factory=lambda: ["sum_2"], metadata={"help": "Kinds SFT sees worked."})
     rl_kinds: list[str] = field(default_factory=lambda: list(KINDS), metadata={"help": "Kinds RL is asked."})
+    harder_kinds: list[str] = field(default_factory=lambda: ["sum_3"], metadata={"help": "Kinds SFT sees a few of."})
     num_worked_examples: int = bounded(200, "Worked problems in the SFT chats.", low=1)
+    num_harder_examples: int = bounded(4, "Of them, those of harder kinds.", low=0)
     num_small_talk: int = bounded(250, "Chats that greet or say who the assistant is.", low=0)
     num_readings: int = bounded(2500, "Chats with a text in the question and the answer in the text.", low=0)
     num_rl_prompts: int = bounded(800, "Questions for RL, from easy to hard.", low=1)
@@ -56,9 +58,13 @@ class ConversationsConfig:
     test_fact_share: float = bounded(0.5, "Share of the told facts that no chat asks about.", low=0.0, high=1.0)
 
     def problems(self) -> list[str]:
-        unknown = sorted({*self.easy_kinds, *self.rl_kinds} - set(KINDS))
+        unknown = sorted({*self.easy_kinds, *self.harder_kinds, *self.rl_kinds} - set(KINDS))
         found = [f"unknown kind of problem `{kind}`; choose from {', '.join(KINDS)}." for kind in unknown]
-        empty = [name for name in ("easy_kinds", "rl_kinds") if not getattr(self, name)]
+        empty = [name for name in ("easy_kinds", "harder_kinds", "rl_kinds") if not getattr(self, name)]
+        if self.num_harder_examples > self.num_worked_examples:
+            found.append(
+                f"`num_harder_examples` {self.num_harder_examples} are part of `num_worked_examples`; give fewer."
+            )
         return found + [f"`{name}` is empty; choose from {', '.join(KINDS)}." for name in empty]
 
 
@@ -92,7 +98,10 @@ def main(config: ConversationsConfig) -> dict:
     chats = list(in_conversations(turns, rng))
     chats += [reading(rng, world["names"], known) for _ in range(config.num_readings)]
     chats += [small_talk(rng, world) for _ in range(config.num_small_talk)]
-    worked = unique_problems(config.num_worked_examples, rng, TRAINING_OPERANDS, in_turn(config.easy_kinds))
+    # A few harder ones are enough for RL to begin with: without any, luck decides whether it ever tries to go on.
+    num_easy = config.num_worked_examples - config.num_harder_examples
+    worked = unique_problems(num_easy, rng, TRAINING_OPERANDS, in_turn(config.easy_kinds))
+    worked += unique_problems(config.num_harder_examples, rng, TRAINING_OPERANDS, in_turn(config.harder_kinds))
     chats += [
         chat(
             *rng.sample(turns, min(len(turns), rng.choice([0, 0, 0, 1]))),
@@ -124,8 +133,9 @@ def main(config: ConversationsConfig) -> dict:
     tests = [{"question": p.question, "answer": str(p.answer), "kind": p.kind} for p in test_problems]
     write_jsonl(out / "test_problems.jsonl", tests)
     asked = [
-        {"question": fact["questions"][0], "object": fact["object"], "num_pages": fact["num_pages"]}
+        {"question": question, "object": fact["object"], "num_pages": fact["num_pages"]}
         for fact in test_facts
+        for question in fact["questions"]
     ]
     write_jsonl(out / "test_facts.jsonl", asked)
     return {
@@ -143,11 +153,11 @@ def unique_problems(
 ) -> list[Problem]:
     """`count` problems with different questions; the i-th is of the kind `kind_of(i)`."""
     found: dict[str, Problem] = {}
-    for _ in range(100 * count):
-        problem = make_problem(kind_of(len(found)), rng, operands)
-        found.setdefault(problem.question, problem)
+    for _ in range(100 * count + 1):
         if len(found) == count:
             return list(found.values())
+        problem = make_problem(kind_of(len(found)), rng, operands)
+        found.setdefault(problem.question, problem)
     raise StageError(f"there are fewer than {count} different problems of these kinds; ask for fewer.")
 
 

@@ -86,7 +86,7 @@ def main(config: ChatSFTConfig) -> dict:
 
     trainer = build_trainer(config, tokenizer)
     trained = train(trainer)
-    save(trainer.model, tokenizer, config.output_dir)
+    save(trainer, tokenizer)
     return trained
 
 

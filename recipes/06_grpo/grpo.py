@@ -61,7 +61,7 @@ def main(config: ThinkingConfig) -> dict:
         processing_class=tokenizer,
     )
     trained = train(trainer)
-    save(trainer.model, tokenizer, config.output_dir)
+    save(trainer, tokenizer)
     curve = [
         {"step": row["step"], "reward": row["reward"], "completion_tokens": row["completions/mean_length"]}
         for row in trainer.state.log_history

@@ -97,17 +97,21 @@ def check_chat_tokens(tokenizer, folder: str | Path) -> None:
         raise StageError(f"the tokenizer in {folder} lacks {' '.join(missing)}; take one of 5_train_tokenizer.py.")
 
 
-def start_chat_tokens(model, tokenizer) -> None:
+def start_chat_tokens(weights: dict, tokenizer) -> None:
     """Lets the tokens that no page holds begin as a line break, and the end of a turn be as likely as the end of a text.
 
     Pretraining leaves their embeddings as they were drawn and pushes their logits far down, since they never come. SFT
     would first bend the whole model to bring them up.
+
+    Args:
+        weights: the state of a causal language model of transformers, changed in place.
     """
     end_of_turn, end_of_text = tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT])
     vocabulary = tokenizer.get_vocab()  # another project's tokenizer may have no tokens for tools
     new = [vocabulary[token] for token in [START_OF_TURN, END_OF_TURN, *ADDED_TOKENS] if token in vocabulary]
     (line_break,) = tokenizer.encode("\n", add_special_tokens=False)
-    embedding, head = model.get_input_embeddings().weight.data, model.get_output_embeddings().weight.data
-    embedding[new] = embedding[line_break].clone()
-    head[new] = head[line_break].clone()
+    embedding = weights["model.embed_tokens.weight"]
+    head = weights.get("lm_head.weight", embedding)  # one and the same if they are tied
+    for matrix in (embedding, head):
+        matrix[new] = matrix[line_break].clone()
     head[end_of_turn] = head[end_of_text].clone()

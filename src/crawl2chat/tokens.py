@@ -92,7 +92,7 @@ class TokenWindows(Dataset):
     def __init__(self, folder: str | Path, sequence_length: int, tokenizer, num_embeddings: int | None = None):
         from crawl2chat.bpe import fingerprint_of
 
-        self.sequence_length = sequence_length
+        self.folder, self.sequence_length = Path(folder), sequence_length
         shards, ours = read_shards(folder), fingerprint_of(tokenizer)
         for path, shard in shards.items():
             if shard["tokenizer"] != ours:

@@ -1,18 +1,27 @@
 """What the training stages share: resuming, precision, bits per byte, saving a self-sufficient folder."""
 
+import errno
 import json
 import math
+import os
 import shutil
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from accelerate import PartialState
+from accelerate.utils import reduce
+from safetensors import SafetensorError
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
 from transformers import GenerationConfig, PreTrainedModel, Trainer, TrainerCallback, TrainerState
 
 from crawl2chat.chat import END_OF_TEXT, END_OF_TURN
+from crawl2chat.stage import StageError
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
@@ -55,6 +64,78 @@ class FastPrecision:
         super().__post_init__()
 
 
+class Speed(TrainerCallback):
+    """Times the steps, without evaluations and checkpoints: tokens a second, MFU, and what is left.
+
+    MFU is the share of the devices' peak that goes into the model's own FLOPs (PaLM, https://arxiv.org/abs/2204.02311).
+
+    Args:
+        tokens_per_step: of all processes.
+        flops_per_token: forward and backward.
+        peak_flops: of all devices, FLOP/s.
+    """
+
+    def __init__(self, tokens_per_step: int, flops_per_token: float, peak_flops: float):
+        self.tokens_per_step, self.flops_per_token, self.peak_flops = tokens_per_step, flops_per_token, peak_flops
+        self.seconds: list[float] = []  # of each step since the start or resume
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.started_at = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds.append(time.perf_counter() - self.started_at)
+
+    def figures(self, state: TrainerState) -> dict[str, float]:
+        """Of the steps since the last log."""
+        last = max((row["step"] for row in state.log_history if "loss" in row), default=0)
+        recent = self.seconds[-max(1, state.global_step - last) :]
+        found = self._of(recent)
+        return found | {
+            "eta_minutes": round((state.max_steps - state.global_step) * sum(recent) / len(recent) / 60, 1)
+        }
+
+    def total(self) -> dict[str, float]:
+        """Of all steps since the start or resume, but for the first ones, in which memory is taken and code compiled."""
+        return self._of(self.seconds[3:] or self.seconds) if self.seconds else {}
+
+    def _of(self, seconds: list[float]) -> dict[str, float]:
+        tokens_per_second = self.tokens_per_step * len(seconds) / sum(seconds)
+        mfu = tokens_per_second * self.flops_per_token / self.peak_flops
+        return {"tokens_per_second": round(tokens_per_second), "mfu": round(mfu, 4)}
+
+
+def asked_for() -> str:
+    """How `accelerate launch` was told to share the training among processes, by the variables it sets."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        return f"ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '2')}"
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return f"FSDP{os.environ.get('FSDP_VERSION', '1')}"
+    return "DDP" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "one process"
+
+
+def got(model: torch.nn.Module) -> str:
+    """The same of a model that a Trainer has prepared."""
+    if hasattr(model, "zero_optimization_stage"):
+        return f"ZeRO-{model.zero_optimization_stage()}"
+    if any(isinstance(module, FSDPModule) for module in model.modules()):
+        return "FSDP2"
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        return "FSDP1"
+    return "DDP" if isinstance(model, DistributedDataParallel) else "one process"
+
+
+class AsAskedFor(TrainerCallback):
+    """Refuses a training that is shared in another way than its accelerate config asks: FSDP2 has become DDP unsaid."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        asked, found = asked_for(), got(self.trainer.model_wrapped)
+        if asked != found:
+            raise StageError(f"the accelerate config asks for {asked}, but the training is {found}; check its keys.")
+
+
 class SecondsCallback(TrainerCallback):
     """Writes the seconds trained so far into every row of the log, those before an interruption included."""
 
@@ -80,6 +161,7 @@ def train(trainer: Trainer) -> dict:
         often it was interrupted.
     """
     trainer.add_callback(SecondsCallback())
+    trainer.add_callback(AsAskedFor(trainer))
     checkpoint = last_complete_checkpoint(trainer.args.output_dir)
     state = TrainerState.load_from_json(Path(checkpoint, "trainer_state.json")) if checkpoint else TrainerState()
     if checkpoint and state.global_step >= state.max_steps:
@@ -87,7 +169,12 @@ def train(trainer: Trainer) -> dict:
         trainer._load_from_checkpoint(checkpoint)
         trainer.state = state
     else:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        except (RuntimeError, SafetensorError) as error:  # torch and safetensors write files by themselves
+            if shutil.disk_usage(trainer.args.output_dir).free > 2**20:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
     losses = [[row["step"], row["loss"]] for row in trainer.state.log_history if "loss" in row]
     return {
         "train_loss": round(mean(loss for _, loss in losses), 4) if losses else None,
@@ -97,18 +184,32 @@ def train(trainer: Trainer) -> dict:
     }
 
 
-def save(model: PreTrainedModel, tokenizer, output_dir: str | Path) -> None:
-    """Weights as safetensors, tokenizer with its template, and a generation config that stops where a turn ends."""
+def save(
+    trainer: Trainer, tokenizer, change: Callable[[dict[str, torch.Tensor]], None] = lambda weights: None
+) -> None:
+    """Weights as safetensors, tokenizer with its template, and a generation config that stops where a turn ends.
+
+    Called on every process, as each may hold a part of the weights only; the whole ones are written by one.
+
+    Args:
+        change: what is done to the weights before they are written.
+    """
+    model, args = trainer.model, trainer.args
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # {} on the other processes if they are split
     ends = tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT])
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, use_cache=True)
     model.config.use_cache = True
-    model.save_pretrained(output_dir)
-    tokenizer.save_pretrained(output_dir)
+    if trainer.is_world_process_zero():
+        change(weights)
+        trainer.accelerator.unwrap_model(model).save_pretrained(args.output_dir, state_dict=weights)
+        tokenizer.save_pretrained(args.output_dir)
 
 
 @torch.no_grad()
 def bits_per_byte(model: PreTrainedModel, windows: Dataset, token_bytes: torch.Tensor, batch_size: int = 32) -> float:
     """Mean negative log2-likelihood per UTF-8 byte of the text, comparable across tokenizers.
+
+    Each process takes its share of the windows, all of them as many batches.
 
     Args:
         windows: items with `input_ids` (T + 1,), each overlapping the next by one token.
@@ -117,13 +218,19 @@ def bits_per_byte(model: PreTrainedModel, windows: Dataset, token_bytes: torch.T
     was_training = model.training
     model.eval()
     token_bytes = token_bytes.to(model.device)
-    nats, num_bytes = 0.0, 0
-    for batch in DataLoader(windows, batch_size=batch_size):
-        ids = batch["input_ids"].to(model.device)  # (B, T + 1)
+    state = PartialState()
+    share = range(state.process_index, len(windows), state.num_processes)
+    num_batches = math.ceil(math.ceil(len(windows) / state.num_processes) / batch_size)
+    totals = torch.zeros(2, dtype=torch.float64, device=model.device)  # nats, bytes
+    for number in range(num_batches):
+        chosen = share[number * batch_size : (number + 1) * batch_size]
+        items = [windows[i]["input_ids"] for i in chosen or [0]]  # model parts on other processes wait for a batch
+        ids = torch.stack(items).to(model.device)  # (B, T + 1)
         logits = model(input_ids=ids[:, :-1]).logits.float()  # (B, T, V)
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         sizes = token_bytes[ids[:, 1:].flatten()]  # (B * T,)
-        nats += losses[sizes > 0].sum().item()
-        num_bytes += int(sizes.sum())
+        if chosen:
+            totals += torch.stack([losses[sizes > 0].double().sum(), sizes.double().sum()])
     model.train(was_training)
+    nats, num_bytes = reduce(totals, "sum").tolist()
     return nats / math.log(2) / num_bytes

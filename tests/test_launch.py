@@ -1,0 +1,158 @@
+"""`accelerate launch` with our configs, two processes on the processor (gloo): what one process would have trained.
+
+Each is killed (-9) behind a checkpoint and started again, and ends in whole weights that transformers loads.
+
+pytest tests/test_launch.py
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PRETRAIN, ROOT, metrics, pretrain_arguments, run
+from torch.distributed.fsdp import fully_shard
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from crawl2chat.muon import muon_adamw
+
+pytestmark = pytest.mark.slow
+
+STEPS, WINDOW, BATCH = 8, 64, 8
+ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": "src"}
+RATES = {"matrix_lr": 0.02, "embedding_lr": 0.05, "head_lr": 0.01, "norm_lr": 0.01}
+
+
+def arguments_of(folder: Path, out: Path) -> list:
+    return [
+        *pretrain_arguments(folder), "--total_tokens", STEPS * BATCH * WINDOW, "--tokens_per_step", BATCH * WINDOW,
+        "--max_grad_norm", 0, "--save_steps", 4, "--logging_steps", 1, "--warmup_steps", 2, "--bf16", "false",
+        "--output_dir", out,
+    ]  # fmt: skip
+
+
+def launch(config: str, *arguments, processes: int = 2) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        f"accelerate_configs/{config}.yaml",
+    ]
+    command += [
+        "--num_processes",
+        processes,
+        "--mixed_precision",
+        "no",
+        "--main_process_port",
+        0,
+        PRETRAIN,
+        *arguments,
+    ]
+    return subprocess.Popen(
+        [str(word) for word in command], cwd=ROOT, env={**os.environ, **ENVIRONMENT}, start_new_session=True,
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+
+
+def ended(process: subprocess.Popen, seconds: float = 240) -> str:
+    """What it said; it must end by itself in this time, and well."""
+    try:
+        _, said = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError(f"did not end:\n{process.communicate()[1][-3000:]}") from None
+    assert process.returncode == 0, said[-3000:]
+    return said
+
+
+@pytest.fixture(scope="module")
+def alone(path_folder, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("alone") / "base"
+    run(PRETRAIN, *arguments_of(path_folder, out), "--per_device_train_batch_size", BATCH)
+    return out
+
+
+@pytest.mark.parametrize("config", ["ddp", "zero2", "zero3"])
+def test_two_processes_train_what_one_does(config, path_folder, alone, tmp_path):
+    out = tmp_path / "base"
+    arguments = [*arguments_of(path_folder, out), "--per_device_train_batch_size", BATCH // 2]
+    # DeepSpeed is not for processors: accelerate would leave it out where they are asked for.
+    arguments += ["--use_cpu", "true" if config == "ddp" else "false"]
+    process = launch(config, *arguments)
+    deadline = time.time() + 240
+    while not (out / "checkpoint-4" / "trainer_state.json").is_file():
+        if process.poll() is not None or time.time() > deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(process.communicate()[1][-3000:])
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (out / "run.yaml").exists(), "killed too late for the test to mean anything"
+
+    ended(launch(config, *arguments))
+    found, expected = metrics(out), metrics(alone)
+    assert [step for step, _ in found["losses"]] == list(range(1, STEPS + 1))
+    # DeepSpeed's Muon orthogonalises in half precision; Adam's first steps are as large for the smallest gradients.
+    tolerance = 1e-5 if config == "ddp" else 0.03
+    for (_, loss), (_, one) in zip(found["losses"], expected["losses"]):
+        assert loss == pytest.approx(one, abs=tolerance)
+    assert found["bits_per_byte"] == pytest.approx(expected["bits_per_byte"], abs=tolerance)
+    model, other = (AutoModelForCausalLM.from_pretrained(folder) for folder in (out, alone))
+    assert model.num_parameters() == other.num_parameters() and model.dtype == torch.float32
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"]
+
+
+def test_a_config_that_is_not_followed_is_refused(path_folder, tmp_path):
+    """accelerate leaves FSDP2 out on processors, and would train with DDP without a word."""
+    process = launch("fsdp2", *arguments_of(path_folder, tmp_path / "out"), "--use_cpu", "true")
+    _, said = process.communicate(timeout=240)
+    assert process.returncode != 0
+    assert "asks for FSDP2, but the training is DDP" in said
+
+
+def fsdp2_worker(rank: int, file: str, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    model, weights = small_model(), {}
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    train_small(model)
+    for name, parameter in model.named_parameters():
+        weights[name] = parameter.full_tensor().detach().clone()
+    if rank == 0:
+        torch.save(weights, folder)
+    torch.distributed.destroy_process_group()
+
+
+def small_model() -> Qwen3ForCausalLM:
+    torch.manual_seed(0)
+    shape = Qwen3Config(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=16, tie_word_embeddings=False,
+    )  # fmt: skip
+    return Qwen3ForCausalLM(shape)
+
+
+def train_small(model) -> None:
+    optimizer = muon_adamw(model, **RATES)
+    for step in range(4):
+        ids = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(step))
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_muon_on_the_parts_of_fsdp2_is_muon(tmp_path):
+    """FSDP2's own sharding, without accelerate, which has it for GPUs only."""
+    torch.multiprocessing.spawn(fsdp2_worker, (str(tmp_path / "store"), str(tmp_path / "weights")), nprocs=2)
+    parts, whole = torch.load(tmp_path / "weights", weights_only=True), small_model()
+    train_small(whole)
+    for name, parameter in whole.named_parameters():
+        assert torch.allclose(parts[name], parameter, atol=2e-3), name
