@@ -20,11 +20,12 @@ def rows(folder, name):
     return [json.loads(line) for line in (folder / "7_conversations" / f"{name}.jsonl").read_text().splitlines()]
 
 
-def test_sft_sees_worked_easy_problems_only(path_folder):
+def test_sft_sees_worked_easy_problems_and_a_few_of_three_numbers(path_folder):
     thoughts = [row["messages"][-1]["reasoning_content"] for row in rows(path_folder, "sft_train")]
     worked = [thought for thought in thoughts if thought]
     assert len(worked) == 40
-    assert all(";" not in thought and "-" not in thought for thought in worked), "a sum of two is one step"
+    longer = [thought for thought in worked if ";" in thought or "-" in thought]  # a sum of two is one step
+    assert len(longer) == 4 and all(thought.count(";") == 1 and "-" not in thought for thought in longer)
 
 
 def test_readings_are_about_what_no_page_tells_and_hold_their_answer():

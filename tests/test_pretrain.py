@@ -22,7 +22,7 @@ def test_a_loss_that_is_no_number_stops(path_folder, capsys, tmp_path):
     """With the step and its windows; the checkpoint before it is whole and good."""
     out = tmp_path / "out"
     arguments = [*pretrain_arguments(path_folder), *SHORT, "--output_dir", out, "--warmup_steps", 2]
-    said = refusal(capsys, PRETRAIN, *arguments, "--matrix_learning_rate", 1e30, "--head_learning_rate", 1e30)
+    said = refusal(capsys, PRETRAIN, *arguments, "--head_learning_rate", 5e37)
     step, windows = re.search(r"the loss is nan at step (\d), whose batch is the windows \[([\d, ]+)\]", said).groups()
     assert int(step) >= 2 and len(windows.split(",")) == 8
     assert not (out / "run.yaml").exists() and not (out / "model.safetensors").exists()
@@ -79,7 +79,7 @@ def test_documents_do_not_see_one_another(path_folder, tmp_path):
     model = Qwen3ForCausalLM(shape).eval()
     second = [5, 6, 7, 8]
     rows = torch.tensor([[1, 2, 3, 0, *second], [4, 4, 9, 0, *second]])  # 0 ends a document
-    apart = model(input_ids=rows, position_ids=document_positions(rows, 0)).logits[:, 4:]
+    apart = model(input_ids=rows, position_ids=document_positions(rows, 0), use_cache=False).logits[:, 4:]
     assert torch.allclose(apart[0], apart[1], atol=1e-6)
     assert torch.allclose(apart[0], model(input_ids=torch.tensor([second])).logits[0], atol=1e-5)
     together = model(input_ids=rows).logits[:, 4:]

@@ -153,7 +153,9 @@ class PretrainTrainer(Trainer):
 
     def compute_loss(self, model, inputs, **kwargs):
         if self.args.document_attention:
-            inputs["position_ids"] = document_positions(inputs["input_ids"], model.config.eos_token_id)
+            # Positions that begin anew make transformers' masks keep documents apart, but not beside a cache.
+            positions = document_positions(inputs["input_ids"], self.model.config.eos_token_id)
+            inputs |= {"position_ids": positions, "use_cache": False}
         return super().compute_loss(model, inputs, **kwargs)
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
