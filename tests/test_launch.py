@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest import PRETRAIN, ROOT, metrics, pretrain_arguments, run
@@ -23,7 +24,7 @@ from crawl2chat.muon import muon_adamw
 
 pytestmark = pytest.mark.slow
 
-STEPS, WINDOW, BATCH = 8, 64, 8
+STEPS, WINDOW, BATCH = 32, 64, 8
 ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": "src"}
 RATES = {"matrix_lr": 0.02, "embedding_lr": 0.05, "head_lr": 0.01, "norm_lr": 0.01}
 
@@ -31,7 +32,7 @@ RATES = {"matrix_lr": 0.02, "embedding_lr": 0.05, "head_lr": 0.01, "norm_lr": 0.
 def arguments_of(folder: Path, out: Path) -> list:
     return [
         *pretrain_arguments(folder), "--total_tokens", STEPS * BATCH * WINDOW, "--tokens_per_step", BATCH * WINDOW,
-        "--max_grad_norm", 0, "--save_steps", 4, "--logging_steps", 1, "--warmup_steps", 2, "--bf16", "false",
+        "--save_steps", 4, "--logging_steps", 1, "--warmup_steps", 2, "--bf16", "false",
         "--output_dir", out,
     ]  # fmt: skip
 
@@ -54,10 +55,16 @@ def launch(config: str, *arguments, processes: int = 2) -> subprocess.Popen:
         PRETRAIN,
         *arguments,
     ]
-    return subprocess.Popen(
-        [str(word) for word in command], cwd=ROOT, env={**os.environ, **ENVIRONMENT}, start_new_session=True,
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([str(word) for word in command], cwd=ROOT, env={**os.environ, **ENVIRONMENT}, **streams)
+
+
+def kill(process: subprocess.Popen) -> str:
+    """All of it at once: torchrun starts its workers in sessions of their own. Returns what it said."""
+    if process.poll() is None:
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            one.send_signal(signal.SIGKILL)
+    return process.communicate()[1][-3000:]
 
 
 def ended(process: subprocess.Popen, seconds: float = 240) -> str:
@@ -65,8 +72,7 @@ def ended(process: subprocess.Popen, seconds: float = 240) -> str:
     try:
         _, said = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise AssertionError(f"did not end:\n{process.communicate()[1][-3000:]}") from None
+        raise AssertionError(f"did not end:\n{kill(process)}") from None
     assert process.returncode == 0, said[-3000:]
     return said
 
@@ -82,24 +88,21 @@ def alone(path_folder, tmp_path_factory) -> Path:
 def test_two_processes_train_what_one_does(config, path_folder, alone, tmp_path):
     out = tmp_path / "base"
     arguments = [*arguments_of(path_folder, out), "--per_device_train_batch_size", BATCH // 2]
-    # DeepSpeed is not for processors: accelerate would leave it out where they are asked for.
-    arguments += ["--use_cpu", "true" if config == "ddp" else "false"]
+    # Where processors are asked for, accelerate leaves DeepSpeed out; where there is nothing else, DeepSpeed takes them.
+    arguments += ["--ddp_backend", "gloo", "--use_cpu", "true" if config == "ddp" else "false"]
     process = launch(config, *arguments)
     deadline = time.time() + 240
     while not (out / "checkpoint-4" / "trainer_state.json").is_file():
-        if process.poll() is not None or time.time() > deadline:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise AssertionError(process.communicate()[1][-3000:])
+        assert process.poll() is None and time.time() < deadline, kill(process)
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill(process)
     assert not (out / "run.yaml").exists(), "killed too late for the test to mean anything"
 
     ended(launch(config, *arguments))
     found, expected = metrics(out), metrics(alone)
     assert [step for step, _ in found["losses"]] == list(range(1, STEPS + 1))
     # DeepSpeed's Muon orthogonalises in half precision; Adam's first steps are as large for the smallest gradients.
-    tolerance = 1e-5 if config == "ddp" else 0.03
+    tolerance = 1e-3 if config == "ddp" else 0.03
     for (_, loss), (_, one) in zip(found["losses"], expected["losses"]):
         assert loss == pytest.approx(one, abs=tolerance)
     assert found["bits_per_byte"] == pytest.approx(expected["bits_per_byte"], abs=tolerance)
@@ -110,7 +113,7 @@ def test_two_processes_train_what_one_does(config, path_folder, alone, tmp_path)
 
 def test_a_config_that_is_not_followed_is_refused(path_folder, tmp_path):
     """accelerate leaves FSDP2 out on processors, and would train with DDP without a word."""
-    process = launch("fsdp2", *arguments_of(path_folder, tmp_path / "out"), "--use_cpu", "true")
+    process = launch("fsdp2", *arguments_of(path_folder, tmp_path / "out"), "--per_device_train_batch_size", 4)
     _, said = process.communicate(timeout=240)
     assert process.returncode != 0
     assert "asks for FSDP2, but the training is DDP" in said

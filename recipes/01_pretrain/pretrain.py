@@ -11,6 +11,7 @@ prints all of it with the FLOPs, hours and money that the run will cost.
         --config recipes/01_pretrain/tiny.yaml --tokens outputs/tiny/6_tokens --output_dir outputs/tiny/base
 """
 
+import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,8 @@ class PretrainConfig(FastPrecision, TrainingArguments):
             found.append(f"give --depth, or also {', '.join(missing)}.")
         if self.hidden_size and self.num_heads and self.hidden_size % self.num_heads:
             found.append(f"`hidden_size` {self.hidden_size} must be a multiple of `num_heads` {self.num_heads}.")
+        if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and self.max_grad_norm:
+            found.append("DeepSpeed would clip what Muon has orthogonalised already; set `max_grad_norm` to 0.")
         if self.gradient_accumulation_steps != 1:
             found.append("`gradient_accumulation_steps` follows from `tokens_per_step` here; give that.")
         return found
@@ -141,6 +144,8 @@ class PretrainTrainer(Trainer):
 
     def create_optimizer(self, model=None):
         config = self.args
+        if self.is_deepspeed_enabled:  # Muon needs the whole gradient of a matrix
+            self.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]["reduce_scatter"] = False
         self.optimizer = muon_adamw(
             self.model,
             matrix_lr=config.matrix_learning_rate,
