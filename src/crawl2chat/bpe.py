@@ -1,18 +1,18 @@
 """Byte-level BPE: the split pattern, training, and encoding a corpus ten times as fast as `tokenizers` does.
 
-**The split pattern** cuts text into pieces that no token may cross:
+**The split pattern** cuts text into pieces that no token may cross. It is that of Qwen3.5 to the letter, so that llama.cpp
+and other engines know it by name (`qwen35`):
 
+- `(?i:'s|'t|'re|'ve|'m|'ll|'d)`, the ends of English contractions (as in GPT-4's `cl100k_base`);
 - `[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+`, a word of any script, with the space or mark before it. Combining marks (`\\p{M}`)
   belong to it, or Hindi and Thai words would fall apart at every vowel sign (as in GPT-4o's `o200k_base`);
 - `\\p{N}`, every digit alone, so that sums are done on digits and a number looks the same wherever it stands (as in
   Llama 1 and 2; https://arxiv.org/abs/2402.14903 measures what other groupings cost);
-- ` ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*`, punctuation, with the line ends after it;
+- ` ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*`, punctuation, with the line ends after it;
 - `\\s*[\\r\\n]+`, line ends, with the space before them;
 - `\\s+(?!\\S)` and `\\s+`, other space; of a run the last one is left to the word after it.
 
-It is GPT-4's `cl100k_base` but for the digits, the marks, and the part for English contractions: the first part takes
-`'t` and `'ll` anyway, and without it quoted words ('stop') are not cut after their first letter and encoding is a
-seventh faster. `docs/tokenizer.md` has the measurements.
+`docs/tokenizer.md` has the measurements.
 
 **Encoding a corpus** is done by tiktoken with the same merges. Merges that BPE training made give the same ids under
 both rules of merging: a token is only ever made from the two parts that made it in training. tests/test_bpe.py compares
@@ -34,7 +34,10 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from crawl2chat.chat import ADDED_TOKENS, END_OF_TEXT, SPECIAL_TOKENS
 from crawl2chat.stage import StageError
 
-SPLIT = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # what ByteLevel does alone
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS) + len(ADDED_TOKENS)
 BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}
