@@ -55,8 +55,8 @@ def prepare(text: Path, work: Path, vocab_size: int) -> Path:
     return tokens
 
 
-def ours(tokens: Path, work: Path, seconds: float, seed: int, more: list[str]) -> dict:
-    """One training of about so many seconds."""
+def ours(tokens: Path, work: Path, seconds: float, seed: int, trial_tokens: int, more: list[str]) -> dict:
+    """One training of about so many seconds; `more` are flags of the recipe."""
 
     def train(name: str, *arguments) -> dict:
         out = work / name
@@ -64,7 +64,7 @@ def ours(tokens: Path, work: Path, seconds: float, seed: int, more: list[str]) -
         stage("recipes/01_pretrain/pretrain.py", *config, "--overwrite", *arguments, *more)
         return json.loads((out / "metrics.json").read_text())
 
-    trial = train("trial", "--total_tokens", 300_000)
+    trial = train("trial", "--total_tokens", trial_tokens)
     found = train(f"ours-{seed}", "--total_tokens", round(seconds * trial["tokens_per_second"]))
     names = ("bits_per_byte", "parameters", "tokens", "tokens_per_second", "mfu")
     return {"seconds": round(found["tokens"] / found["tokens_per_second"], 1)} | {name: found[name] for name in names}
@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[120.0], help="Of training, one run each.")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--vocab_size", type=int, default=4096)
+    parser.add_argument("--trial_tokens", type=int, default=300_000, help="On which the speed is measured.")
     parser.add_argument("--nanochat", type=Path, help="Its checkout.")
     parser.add_argument("--nanochat_python", help="Python of an environment that has what it needs.")
     parser.add_argument("--nanochat_dtypes", nargs="+", default=["float32", "bfloat16"])
@@ -163,7 +164,7 @@ def main() -> None:
         runs: dict[str, list[dict]] = {}
         for seed in range(arguments.seeds):
             for seconds in arguments.seconds:
-                found = ours(tokens, work, seconds, seed, more)
+                found = ours(tokens, work, seconds, seed, arguments.trial_tokens, more)
                 runs.setdefault(f"ours_{seconds:g}", []).append(found)
                 say(sys.stderr, {"ours": found})
             for dtype in arguments.nanochat_dtypes if arguments.nanochat else []:

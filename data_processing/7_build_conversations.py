@@ -135,7 +135,7 @@ def main(config: ConversationsConfig) -> dict:
     asked = [
         {"question": question, "object": fact["object"], "num_pages": fact["num_pages"]}
         for fact in test_facts
-        for question in fact["questions"]
+        for question in fact["questions"][:2]
     ]
     write_jsonl(out / "test_facts.jsonl", asked)
     return {

@@ -5,11 +5,12 @@ pytest tests/test_benchmarks.py
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SMALL
 from tiny_warc import page, prose, record, write_warc
 
 CRAWL_PIPELINE = ROOT / "benchmarks" / "crawl_pipeline.py"
@@ -61,3 +62,28 @@ def test_extraction_benchmark(warc, tmp_path):
         "| quality", "| speed", "| trafilatura precision", "| trafilatura fast",
     ]  # fmt: skip
     assert all(line.split(" | ")[2] == "1.000" for line in table[2:])
+
+
+@pytest.mark.slow
+def test_our_half_of_the_pretraining_benchmark(path_folder, tmp_path):
+    for split in ("train", "validation"):
+        shutil.copy(path_folder / "4_corpus" / split / "00000.parquet", tmp_path / f"{split}.parquet")
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "pretrain.py",
+        "--text",
+        tmp_path,
+        "--seconds",
+        "1",
+        "--seeds",
+        "2",
+    ]
+    command += ["--vocab_size", "400", "--trial_tokens", "10000", "--max_passes", "1000", "--tokens_per_step", "512"]
+    command += ["--per_device_train_batch_size", "8", "--bf16", "false", *map(str, SMALL)]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)["ours_1"]
+    assert 0.2 < found["seconds"] < 5 and found["tokens"] % 512 == 0
+    assert found["tokens_per_second"] == pytest.approx(found["tokens"] / found["seconds"], rel=0.5)
+    low, high = found["bits_per_byte_spread"]
+    assert 0 < low <= found["bits_per_byte"] <= high < 4 and 0 < found["mfu"] < 2
