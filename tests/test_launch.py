@@ -84,8 +84,8 @@ def alone(path_folder, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("config", ["ddp", "zero2", "zero3"])
-def test_two_processes_train_what_one_does(config, path_folder, alone, tmp_path):
+@pytest.mark.parametrize("config, resumed_on", [("ddp", 1), ("zero2", 2), ("zero3", 2)])
+def test_two_processes_train_what_one_does(config, resumed_on, path_folder, alone, tmp_path):
     out = tmp_path / "base"
     arguments = [*arguments_of(path_folder, out), "--per_device_train_batch_size", BATCH // 2]
     # Where processors are asked for, accelerate leaves DeepSpeed out; where there is nothing else, DeepSpeed takes them.
@@ -98,7 +98,7 @@ def test_two_processes_train_what_one_does(config, path_folder, alone, tmp_path)
     kill(process)
     assert not (out / "run.yaml").exists(), "killed too late for the test to mean anything"
 
-    ended(launch(config, *arguments))
+    ended(launch(config, *arguments, processes=resumed_on))
     found, expected = metrics(out), metrics(alone)
     assert [step for step, _ in found["losses"]] == list(range(1, STEPS + 1))
     # DeepSpeed's Muon orthogonalises in half precision; Adam's first steps are as large for the smallest gradients.

@@ -76,8 +76,8 @@ def plan(capsys, *arguments) -> dict:
 
 
 def test_124m_costs_hours_before_it_starts(path_folder, capsys, tmp_path):
-    arguments = ["--config", ROOT / "recipes/01_pretrain/124m.yaml", "--tokens", path_folder / "6_tokens", "--use_cpu"]
-    arguments += ["true", "--bf16", "false", "--max_passes", 1e6, "--output_dir", tmp_path / "out"]
+    arguments = ["--config", ROOT / "recipes/01_pretrain/124m.yaml", "--tokens", path_folder / "6_tokens"]
+    arguments += ["--max_passes", 1e6, "--output_dir", tmp_path / "out"]
     found = plan(capsys, *arguments)
     assert found["hidden_size"] == 768 and found["steps"] == found["total_tokens"] // found["tokens_per_step"]
     assert found["estimate"] == "1 x H100 (989 TFLOP/s each)" and 0.1 < found["hours"] < 24

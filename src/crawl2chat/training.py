@@ -55,6 +55,9 @@ class FastPrecision:
     """
 
     def __post_init__(self):
+        if self.bf16 and not self.use_cpu and not torch.accelerator.is_available():
+            self.use_cpu = True
+            warnings.warn("there is no GPU here: `use_cpu: true` is taken.", stacklevel=2)
         device = "cpu" if self.use_cpu or not torch.accelerator.is_available() else "cuda"
         if self.bf16 and not has_fast_bf16(device):
             self.bf16 = False
