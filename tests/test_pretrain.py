@@ -11,6 +11,7 @@ import subprocess
 import pytest
 import torch
 from conftest import PRETRAIN, metrics, pretrain_arguments, refusal, run
+from safetensors.torch import load_file
 from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerState
 
 from crawl2chat.training import Speed, last_complete_checkpoint
@@ -91,3 +92,23 @@ def test_documents_do_not_see_one_another(path_folder, tmp_path):
         run(PRETRAIN, *pretrain_arguments(path_folder), *SHORT, "--document_attention", flag, "--output_dir", out)
         losses.append(metrics(out)["losses"])
     assert losses[0] != losses[1] and losses[0][-1][1] < losses[0][0][1]
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_and_leaves_the_same(path_folder, tmp_path):
+    for flag in ("true", "false"):
+        run(
+            PRETRAIN,
+            *pretrain_arguments(path_folder),
+            *SHORT,
+            "--torch_compile",
+            flag,
+            "--output_dir",
+            tmp_path / flag,
+        )
+    for (_, one), (_, other) in zip(metrics(tmp_path / "true")["losses"], metrics(tmp_path / "false")["losses"]):
+        assert one == pytest.approx(other, abs=1e-2)
+    assert (
+        load_file(tmp_path / "true" / "model.safetensors").keys()
+        == load_file(tmp_path / "false" / "model.safetensors").keys()
+    )

@@ -118,6 +118,7 @@ def asked_for() -> str:
 
 def got(model: torch.nn.Module) -> str:
     """The same of a model that a Trainer has prepared."""
+    model = getattr(model, "_orig_mod", model)  # of a compiled one
     if hasattr(model, "zero_optimization_stage"):
         return f"ZeRO-{model.zero_optimization_stage()}"
     if any(isinstance(module, FSDPModule) for module in model.modules()):
@@ -199,6 +200,7 @@ def save(
     """
     model, args = trainer.model, trainer.args
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # {} on the other processes if they are split
+    weights = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}  # of a compiled model
     ends = tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT])
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, use_cache=True)
     model.config.use_cache = True
