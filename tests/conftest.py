@@ -30,6 +30,7 @@ GRPO = "recipes/06_grpo/grpo.py"
 EVALUATE = "recipes/07_evaluate/run_eval.py"
 # A model that trains in seconds; everything else is the recipe's own.
 SMALL = ["--hidden_size", 64, "--num_layers", 2, "--num_heads", 2, "--intermediate_size", 128, "--sequence_length", 64]
+SMALL += ["--tokens_per_step", 512]
 
 
 def run(script: str, *arguments) -> None:

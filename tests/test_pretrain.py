@@ -16,7 +16,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerState
 
 from crawl2chat.training import Speed, last_complete_checkpoint
 
-SHORT = ["--total_tokens", 8 * 8 * 64, "--tokens_per_step", 8 * 64, "--logging_steps", 1, "--save_steps", 2]
+SHORT = ["--total_tokens", 8 * 8 * 64, "--logging_steps", 1, "--save_steps", 2]
 
 
 def test_a_loss_that_is_no_number_stops(path_folder, capsys, tmp_path):
