@@ -104,10 +104,10 @@ def test_truncated_token_shard(path_folder, tmp_path, capsys):
     assert "bytes and should be" in refusal(capsys, PRETRAIN, *arguments, output_dir=tmp_path / "out")
 
 
-def test_width_that_heads_do_not_divide_and_too_few_tokens(path_folder, tmp_path, capsys):
-    arguments = [*pretrain_arguments(path_folder), "--num_heads", 3, "--total_tokens", 5]
+def test_width_that_heads_do_not_divide(path_folder, tmp_path, capsys):
+    arguments = [*pretrain_arguments(path_folder), "--num_heads", 3]
     said = refusal(capsys, PRETRAIN, *arguments, output_dir=tmp_path / "out")
-    assert "multiple of `num_heads` 3" in said and "less than one step" in said
+    assert "`hidden_size` 64 must be a multiple of `num_heads` 3" in said
 
 
 def test_generations_that_do_not_divide_the_batch(path_folder, tmp_path, capsys):
@@ -158,10 +158,18 @@ def test_control_of_a_run_that_was_no_training(path_folder, tmp_path, capsys):
     assert "is no training" in said
 
 
-def test_muon_is_refused_where_matrices_are_cut_up(path_folder, tmp_path, capsys, monkeypatch):
+def test_muon_is_not_clipped_by_deepspeed(path_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    arguments = [*pretrain_arguments(path_folder), "--max_grad_norm", 1.0]
+    said = refusal(capsys, PRETRAIN, *arguments, output_dir=tmp_path / "out")
+    assert "DeepSpeed would clip what Muon has orthogonalised already; set `max_grad_norm` to 0." in said
+
+
+def test_sharding_that_was_asked_for_and_is_not_there(path_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
     said = refusal(capsys, PRETRAIN, *pretrain_arguments(path_folder), output_dir=tmp_path / "out")
-    assert "Muon needs whole matrices" in said
+    assert "the accelerate config asks for FSDP2, but the training is one process" in said
 
 
 def test_folders_that_do_not_exist_are_all_named(tmp_path, capsys):
