@@ -1,12 +1,14 @@
-"""A GGUF file holds the same model and tokenizer: read back by transformers' own reader, which knows nothing of ours.
+"""A GGUF file holds the model and the tokenizer under the names of GGUF's Qwen3: read back by llama.cpp's own library.
 
 pytest tests/test_gguf_export.py
 """
 
+import json
 import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from crawl2chat.chat import load_tokenizer
@@ -16,15 +18,64 @@ from crawl2chat.stage import StageError
 gguf = pytest.importorskip("gguf")
 
 
-@pytest.mark.parametrize("type, tolerance", [("f32", 1e-4), ("bf16", 0.1), ("q8_0", 0.2)])
-def test_the_model_is_the_same(type, tolerance, path_folder, tmp_path):
+LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}  # GGUF's name -> transformers'
+
+
+@pytest.mark.parametrize("type, tolerance", [("f32", 0.0), ("f16", 1e-3), ("bf16", 0.02), ("q8_0", 0.02)])
+def test_every_weight_is_there(type, tolerance, path_folder, tmp_path):
     export_gguf(path_folder / "base", tmp_path / "base.gguf", type)
     assert [path.name for path in tmp_path.iterdir()] == ["base.gguf"]
+    names = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+    for i in range(2):
+        names |= {f"blk.{i}.{theirs}": f"model.layers.{i}.{ours}" for theirs, ours in LAYER.items()}
+    weights = load_file(path_folder / "base" / "model.safetensors")
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "base.gguf").tensors}
+    assert set(tensors) == {f"{name}.weight" for name in names} and len(weights) == len(names)
+    for theirs, ours in names.items():
+        tensor, expected = tensors[f"{theirs}.weight"], weights[f"{ours}.weight"].numpy()
+        found = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        assert found.shape == expected.shape
+        assert abs(found - expected).max() <= tolerance * abs(expected).max()
+        assert tensor.tensor_type.name == ("F32" if expected.ndim < 2 else type.upper())
+
+
+def test_transformers_reads_the_same_model(path_folder, tmp_path):
+    """By its own reader of GGUF, which takes a head for 128 wide whatever the file says, so it is given the config."""
+    export_gguf(path_folder / "base", tmp_path / "base.gguf", "f32")
     ours = AutoModelForCausalLM.from_pretrained(path_folder / "base")
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="base.gguf", dtype=torch.float32)
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="base.gguf", config=ours.config, dtype=torch.float32
+    )
     ids = torch.arange(40).reshape(2, 20) * 7 % ours.config.vocab_size
     with torch.no_grad():
-        assert torch.allclose(ours(input_ids=ids).logits, theirs(input_ids=ids).logits, atol=tolerance)
+        assert torch.allclose(ours(input_ids=ids).logits, theirs(input_ids=ids).logits, atol=1e-4)
+
+
+def test_the_shape_is_told(path_folder, tmp_path):
+    export_gguf(path_folder / "base", tmp_path / "base.gguf")
+    config = json.loads((path_folder / "base" / "config.json").read_text())
+    fields = gguf.GGUFReader(tmp_path / "base.gguf").fields
+    told = {
+        "embedding_length": "hidden_size", "block_count": "num_hidden_layers", "attention.head_count": "num_attention_heads",
+        "attention.head_count_kv": "num_key_value_heads", "attention.key_length": "head_dim",
+        "attention.value_length": "head_dim", "feed_forward_length": "intermediate_size", "vocab_size": "vocab_size",
+    }  # fmt: skip
+    for theirs, ours in told.items():
+        assert fields[f"qwen3.{theirs}"].contents() == config[ours]
+    assert fields["qwen3.rope.freq_base"].contents() == config["rope_parameters"]["rope_theta"]
+    assert fields["general.architecture"].contents() == "qwen3"
 
 
 def test_the_tokenizer_is_the_same(path_folder, tmp_path):

@@ -51,11 +51,9 @@ def export_gguf(folder: str | Path, output: str | Path, type: str = "bf16") -> N
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():
                 tensor = tensors.get_tensor(name).float().numpy()
-                kind = _kind(tensor, type)
-                data = gguf.quants.quantize(tensor, gguf.GGMLQuantizationType[kind])
-                writer.add_tensor(
-                    names.get_name(name, (".weight",)) + ".weight", data, raw_dtype=gguf.GGMLQuantizationType[kind]
-                )
+                kind = gguf.GGMLQuantizationType[_kind(tensor, type)]
+                theirs = names.get_name(name, try_suffixes=(".weight",))
+                writer.add_tensor(theirs, gguf.quants.quantize(tensor, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file(progress=True)
