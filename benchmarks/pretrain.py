@@ -132,8 +132,8 @@ def evaluate_nanochat(checkpoint: Path, text: Path) -> None:
 
 
 def summary(runs: list[dict]) -> dict:
-    """The median of each figure, and the least and the most of some."""
-    found = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    """The median of each figure (of two the lower), and the least and the most of some."""
+    found = {name: statistics.median_low(run[name] for run in runs) for name in runs[0]}
     for name in ("bits_per_byte", "seconds", "tokens_per_second"):
         found[f"{name}_spread"] = [min(run[name] for run in runs), max(run[name] for run in runs)]
     return found

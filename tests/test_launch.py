@@ -64,7 +64,7 @@ def kill(process: subprocess.Popen) -> str:
     if process.poll() is None:
         for one in [*psutil.Process(process.pid).children(recursive=True), process]:
             one.send_signal(signal.SIGKILL)
-    return process.communicate()[1][-3000:]
+    return process.communicate()[1][-9000:]
 
 
 def ended(process: subprocess.Popen, seconds: float = 240) -> str:
@@ -73,7 +73,7 @@ def ended(process: subprocess.Popen, seconds: float = 240) -> str:
         _, said = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         raise AssertionError(f"did not end:\n{kill(process)}") from None
-    assert process.returncode == 0, said[-3000:]
+    assert process.returncode == 0, said[-9000:]
     return said
 
 

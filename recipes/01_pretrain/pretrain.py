@@ -217,12 +217,11 @@ def corpus_tokens(config: PretrainConfig) -> int:
 def preflight(config: PretrainConfig) -> dict:
     tokenizer = load_tokenizer(config.tokens)
     check_chat_tokens(tokenizer, config.tokens)
+    for split in ("train", "validation"):
+        TokenWindows(Path(config.tokens, split), config.sequence_length, tokenizer, num_embeddings=len(tokenizer))
     shape = settle(config, len(tokenizer))
     with torch.device("meta"):
-        model = build_model(config, tokenizer)
-    parameters = model.num_parameters()
-    for split in ("train", "validation"):
-        TokenWindows(Path(config.tokens, split), config.sequence_length, tokenizer, model.config.vocab_size)
+        parameters = build_model(config, tokenizer).num_parameters()
     trained_tokens = config.num_steps * config.tokens_per_step
     dtype = torch.bfloat16 if config.bf16 else torch.float32
     peak = scaling.PEAK_FLOPS.get(config.estimate_for) or scaling.peak_flops(config.device, dtype)

@@ -125,7 +125,8 @@ def got(model: torch.nn.Module) -> str:
         return "FSDP2"
     if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         return "FSDP1"
-    return "DDP" if isinstance(model, DistributedDataParallel) else "one process"
+    is_shared = isinstance(model, DistributedDataParallel) and torch.distributed.get_world_size() > 1
+    return "DDP" if is_shared else "one process"
 
 
 class AsAskedFor(TrainerCallback):
@@ -166,7 +167,8 @@ def train(trainer: Trainer) -> dict:
     """
     trainer.add_callback(SecondsCallback())
     trainer.add_callback(AsAskedFor(trainer))
-    checkpoint = last_complete_checkpoint(trainer.args.output_dir)
+    with PartialState().main_process_first():  # it deletes what is half-written, and the others do not see it
+        checkpoint = last_complete_checkpoint(trainer.args.output_dir)
     state = TrainerState.load_from_json(Path(checkpoint, "trainer_state.json")) if checkpoint else TrainerState()
     if checkpoint and state.global_step >= state.max_steps:
         # Killed between the last step and the save: a Trainer that resumes here would take one step too many.
