@@ -76,7 +76,7 @@ def test_our_half_of_the_pretraining_benchmark(path_folder, tmp_path):
         "--seconds",
         "1",
         "--seeds",
-        "2",
+        "1",
     ]
     command += ["--vocab_size", "400", "--trial_tokens", "10000", "--max_passes", "1000"]
     command += ["--per_device_train_batch_size", "8", "--bf16", "false", "--torch_compile", "false", *map(str, SMALL)]
