@@ -68,7 +68,8 @@ def test_the_assistant_chats(results):
     country = [fact for fact in facts if fact["subject"] == "Velmora"]
     right = [fact["object"] in answers(fact["questions"][0])[0] for fact in country]
     assert len(country) == 6 and sum(right) >= 4
-    assert results["sft_facts_on_40_pages"] > 0.3  # facts that it read on 40 pages and no chat asked about
+    # Facts that it read on 40 pages and no chat asked about; about what it read on one page it can hardly know.
+    assert results["sft_facts_on_40_pages"] > max(0.15, 2 * results["sft_facts_on_1_pages"])
 
 
 def test_several_runs_give_mean_and_spread(tmp_path, capsys):
