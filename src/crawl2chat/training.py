@@ -201,12 +201,12 @@ def save(
         change: what is done to the weights before they are written.
     """
     model, args = trainer.model, trainer.args
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # {} on the other processes if they are split
-    weights = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}  # of a compiled model
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # nothing on the other processes if it is split
     ends = tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT])
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, use_cache=True)
     model.config.use_cache = True
     if trainer.is_world_process_zero():
+        weights = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}  # of a compiled model
         change(weights)
         trainer.accelerator.unwrap_model(model).save_pretrained(args.output_dir, state_dict=weights)
         tokenizer.save_pretrained(args.output_dir)
