@@ -115,8 +115,9 @@ class _Noting(PipelineExecutor):
             logger.enable("datatrove.executor.base")
 
     def _write_usage(self, rank: int, cpu_seconds: float) -> None:
-        with self.logging_dir.open(f"usage/{rank:05d}.json", "w") as file:
-            json.dump({"cpu_seconds": cpu_seconds, "peak_mb": peak_memory_mb()}, file)
+        note = Path(self.logging_dir.resolve_paths(f"usage/{rank:05d}.json"))
+        note.parent.mkdir(exist_ok=True)
+        write_atomically(note, json.dumps({"cpu_seconds": cpu_seconds, "peak_mb": peak_memory_mb()}))
 
 
 class Executor(_Noting, LocalPipelineExecutor):
