@@ -6,6 +6,7 @@ pytest tests/test_pretrain.py
 import json
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -95,6 +96,7 @@ def test_documents_do_not_see_one_another(path_folder, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for processors with g++, which is not here")
 def test_a_compiled_model_trains_and_leaves_the_same(path_folder, tmp_path):
     for flag in ("true", "false"):
         run(
