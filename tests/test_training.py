@@ -241,6 +241,11 @@ def test_another_verbosity_is_no_other_run(path_folder, capsys):
     assert "is up to date" in capsys.readouterr().err
 
 
+def test_another_price_is_no_other_run(path_folder, capsys):
+    run(PRETRAIN, *base_arguments(path_folder), "--dollars_per_hour", 3, "--estimate_for", "H200")
+    assert "is up to date" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_gradient_accumulation_changes_nothing(path_folder, tmp_path):
     for batch in (8, 1):  # at 512 tokens a step once 8 and 8 times 1

@@ -80,7 +80,11 @@ class PretrainConfig(FastPrecision, TrainingArguments):
 
     @property
     def num_steps(self) -> int:
-        return max(1, self.total_tokens // self.tokens_per_step)
+        return self.total_tokens // self.tokens_per_step
+
+    @property
+    def compute_type(self) -> torch.dtype:
+        return torch.bfloat16 if self.bf16 else torch.float32
 
 
 def settle(config: PretrainConfig, vocab_size: int) -> scaling.Shape:
@@ -223,8 +227,7 @@ def preflight(config: PretrainConfig) -> dict:
     with torch.device("meta"):
         parameters = build_model(config, tokenizer).num_parameters()
     trained_tokens = config.num_steps * config.tokens_per_step
-    dtype = torch.bfloat16 if config.bf16 else torch.float32
-    peak = scaling.PEAK_FLOPS.get(config.estimate_for) or scaling.peak_flops(config.device, dtype)
+    peak = scaling.PEAK_FLOPS.get(config.estimate_for) or scaling.peak_flops(config.device, config.compute_type)
     return {
         "parameters": parameters,
         **{name: getattr(config, name) for name in scaling.DIALED},
@@ -255,7 +258,7 @@ def main(config: PretrainConfig) -> dict:
         "decay_type": "linear",
     }
 
-    peak = scaling.peak_flops(config.device, torch.bfloat16 if config.bf16 else torch.float32)
+    peak = scaling.peak_flops(config.device, config.compute_type)
     speed = Speed(config.tokens_per_step, shape.flops_per_token, config.world_size * peak)
     trainer = PretrainTrainer(
         model=build_model(config, tokenizer),

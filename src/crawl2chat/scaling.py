@@ -8,8 +8,8 @@
 - 20 tokens a parameter that computes (Hoffmann et al. 2022, https://arxiv.org/abs/2203.15556);
 - tokens a step 0.292 C^0.3271 for C FLOPs in all (DeepSeek LLM 2024, https://arxiv.org/abs/2401.02954, section 3.2),
   rounded to a power of two;
-- AdamW's rates for embedding, head and norms as measured at width 256 (docs/log.md), falling with the root of the
-  width; Muon's for the matrices stays, since its steps do not grow with the width.
+- AdamW's rates for embedding, head and norms are those of the recipes at width 256, falling with the root of the width;
+  Muon's for the matrices stays, since its steps do not grow with the width. Neither was tried at other widths yet.
 
 Depth 12 is the size of GPT-2 (124 million with its embedding counted once).
 """
@@ -23,7 +23,7 @@ import torch
 HEAD_DIM, WIDE_HEAD_DIM, WIDE = 64, 128, 1024
 WIDTH_A_LAYER = 64
 TOKENS_A_PARAMETER = 20
-MATRIX_RATE, EMBEDDING_RATE, HEAD_RATE, MEASURED_WIDTH = 0.02, 0.05, 0.01, 256
+MATRIX_RATE, EMBEDDING_RATE, HEAD_RATE, WIDTH_OF_RATES = 0.02, 0.05, 0.01, 256
 
 DIALED = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "total_tokens", "tokens_per_step")
 DIALED += ("matrix_learning_rate", "embedding_learning_rate", "head_learning_rate")
@@ -105,8 +105,8 @@ def dial(config, vocab_size: int, at_most: int, unit: int) -> Shape:
     return shape
 
 
-def _adam_rate(at_measured_width: float, width: int) -> float:
-    return float(f"{at_measured_width * (MEASURED_WIDTH / width) ** 0.5:.3g}")
+def _adam_rate(rate: float, width: int) -> float:
+    return float(f"{rate * (WIDTH_OF_RATES / width) ** 0.5:.3g}")
 
 
 def peak_flops(device: torch.device | str, dtype: torch.dtype) -> float:

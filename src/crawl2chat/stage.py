@@ -68,6 +68,7 @@ VOLATILE += (DONE, STARTED, LOCK, "*.tmp")
 SHOWN = {"disable_tqdm", "log_level", "log_level_replica", "report_to"}  # two of them default to the terminal's state
 NEUTRAL = {"output_dir", "logging_dir", "run_name", "num_workers", "local_rank", "push_to_hub"} | SHOWN
 NEUTRAL |= {"executor", "partition", "time_limit", "memory_gb"}  # where it runs
+NEUTRAL |= {"estimate_for", "estimated_mfu", "dollars_per_hour"}  # what it may cost
 NEUTRAL |= {"requests_per_second", "max_tries", "stall_seconds"}  # how files are fetched, not which
 
 

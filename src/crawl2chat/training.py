@@ -201,9 +201,8 @@ def save(
         change: what is done to the weights before they are written.
     """
     model, args = trainer.model, trainer.args
-    weights = trainer.accelerator.get_state_dict(
-        trainer.model_wrapped
-    )  # nothing on the other processes if it is split
+    # Whole on the process that writes; where the model is split, the others may get nothing.
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     ends = tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT])
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, use_cache=True)
     model.config.use_cache = True
