@@ -1,4 +1,4 @@
-"""What the filter reads besides WARC files: WET files, and Parquet and JSON Lines of a dataset, whole and damaged.
+"""What the filter reads besides WARC and WET files: Parquet and JSON Lines of a dataset, whole and damaged.
 
 pytest tests/test_inputs.py
 """
@@ -6,9 +6,7 @@ pytest tests/test_inputs.py
 import datetime
 import gzip
 import io
-import json
 import shutil
-from itertools import pairwise
 from pathlib import Path
 
 import fsspec
@@ -16,9 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-import zstandard
 from conftest import ROOT, fingerprint, kill_when, metrics, refusal, run
-from tiny_warc import info, member, page, paragraphs, prose, record, write_warc
+from tiny_inputs import (
+    BUILD,
+    DEDUPLICATE,
+    FILTER,
+    assert_counts_add_up,
+    conversions,
+    damaged,
+    fates,
+    kept,
+    lines_of,
+    rows_of,
+    text_of,
+    write_dataset,
+)
+from tiny_warc import page, prose, record, write_warc
 
 from crawl2chat.bodies import MAX_PAGE_BYTES
 from crawl2chat.dataset_pages import MAX_LINE_BYTES, check_dataset, document_of, json_rows, parquet_rows
@@ -26,188 +37,6 @@ from crawl2chat.reading import Damage
 from crawl2chat.remote import list_remote
 from crawl2chat.sources import DATASET, WARC, files_named, open_source
 from crawl2chat.stage import StageError
-from crawl2chat.warc import check_warc, read_records, wet_page_of
-
-FETCH = "data_processing/1_fetch_crawl.py"
-FILTER = "data_processing/2_filter_pages.py"
-DEDUPLICATE = "data_processing/3_deduplicate.py"
-BUILD = "data_processing/4_build_corpus.py"
-GERMAN = "Der Bäcker hat am Morgen das Brot in den Ofen geschoben, und die Kinder sind zur Schule gegangen. " * 6
-
-
-def text_of(seed: int) -> str:
-    return "\n".join(paragraphs(prose(seed)))
-
-
-def conversion(url: str, text: str | bytes, length: int | None = None, kind: str | None = "text/plain") -> bytes:
-    """A record as Common Crawl's WET files have it; `length` gives it a wrong Content-Length."""
-    block = text.encode() if isinstance(text, str) else text
-    content_type = f"Content-Type: {kind}\r\n" if kind else ""
-    header = (
-        f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: {url}\r\nWARC-Date: 2026-11-01T00:00:00Z\r\n"
-        f"WARC-Record-ID: <urn:test:{url}>\r\nWARC-Refers-To: <urn:test:html>\r\n"
-        f"WARC-Identified-Content-Language: eng\r\n{content_type}"
-        f"Content-Length: {len(block) if length is None else length}\r\n\r\n"
-    )
-    return header.encode() + block + b"\r\n\r\n"
-
-
-def conversions(start: int, count: int) -> list[bytes]:
-    return [conversion(f"http://site{i % 5}.test/{i}", text_of(i)) for i in range(start, start + count)]
-
-
-def rows_of(start: int, count: int) -> list[dict]:
-    return [
-        {"text": text_of(i), "id": f"<urn:{i}>", "url": f"http://site{i % 5}.test/{i}", "date": "2026-11-01T00:00:00Z",
-         "language_score": 0.9}
-        for i in range(start, start + count)
-    ]  # fmt: skip
-
-
-def lines_of(rows: list) -> bytes:
-    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
-
-
-def write_dataset(path: Path, rows: list) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    else:
-        compress = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
-        path.write_bytes(compress(lines_of(rows)))
-    return path
-
-
-def kept(folder: Path) -> dict[str, str]:
-    rows = [row for file in sorted((folder / "pages").glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
-    return {row["url"] or row["id"]: row["text"] for row in rows}
-
-
-def lines(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def fates(folder: Path) -> dict[str, str]:
-    return {line["url"]: line["reason"] for line in lines(folder / "fates.jsonl")}
-
-
-def damaged(folder: Path) -> list[dict]:
-    return [line for file in sorted((folder / "damaged").glob("*.jsonl")) for line in lines(file)]
-
-
-def assert_counts_add_up(folder: Path) -> list[dict]:
-    funnel = json.loads((folder / "funnel.json").read_text())
-    for step, following in pairwise(funnel):
-        assert step["num_in"] == step["num_kept"] + step["num_dropped"]
-        assert (step["num_kept"], step["bytes_kept"]) == (following["num_in"], following["bytes_in"])
-        assert sum(step["reasons"].values()) == step["num_dropped"]
-    assert {"opt_out", "language_gate", "extract"}.isdisjoint(step["step"] for step in funnel)
-    return funnel
-
-
-# ------------------------------------------------------------------------------------------------------------ WET files
-
-
-@pytest.mark.parametrize("name", ["a.warc.wet.gz", "a.warc.wet"])
-def test_the_text_of_a_wet_file_is_kept_as_it_is(name, tmp_path):
-    planted = [
-        conversion("http://a.test/german", GERMAN),
-        conversion("http://a.test/empty", " \n"),
-        conversion("http://a.test/thin", text_of(1).split("\n")[0]),
-        conversion("http://a.test/latin", "größer".encode("latin-1") * 3),
-        conversion("http://bad.test/x", text_of(2)),
-    ]
-    write_warc(tmp_path / "wet" / name, [*planted, *conversions(100, 12)])
-    (tmp_path / "blocked.txt").write_text("bad.test\n")
-    arguments = ["--warc", tmp_path / "wet", "--block_lists", tmp_path / "blocked.txt"]
-    run(FILTER, "--config", ROOT / "data_processing/2_filter_pages.yaml", *arguments, "--output_dir", tmp_path / "2")
-    assert kept(tmp_path / "2") == {f"http://site{i % 5}.test/{i}": text_of(i) for i in range(100, 112)}
-    assert fates(tmp_path / "2") == {
-        "http://a.test/german": "language/de",
-        "http://a.test/empty": "read/empty",
-        "http://a.test/thin": "c4/too_few_sentences",
-        "http://a.test/latin": "read/undecodable",
-        "http://bad.test/x": "url/blocked_host",
-    }
-    assert assert_counts_add_up(tmp_path / "2")[0]["num_in"] == 17
-    assert not (tmp_path / "2" / "tdmrep").exists()
-
-
-@pytest.mark.parametrize(
-    "text, kind, reason",
-    [
-        ("A text.", "text/plain", ""),
-        ("A text.", None, ""),
-        ("Größe, 東京\n", "text/plain; charset=utf-8", ""),
-        ("<p>", "text/html", "not_text"),
-        ("x" * (MAX_PAGE_BYTES + 1), "text/plain", "too_large"),
-        ("\n ", "text/plain", "empty"),
-        (b"good text " * 9 + b"\xff", "text/plain", ""),
-        (b"\xff\xfe" * 9, "text/plain", "undecodable"),
-    ],
-)
-def test_what_is_a_page_of_a_wet_file(text, kind, reason):
-    [(_, found)] = read_records(conversion("http://a.test/", text, kind=kind))
-    document, why = wet_page_of(found, "x")
-    assert why == reason and document.metadata == {"url": "http://a.test/", "date": "2026-11-01T00:00:00Z"}
-    assert document.id == "<urn:test:http://a.test/>"
-    if not reason and isinstance(text, str):
-        assert document.text == text
-
-
-def test_damage_in_a_wet_file_costs_only_the_damaged_records(tmp_path):
-    records = conversions(200, 12)
-    right = int(records[7].split(b"Content-Length: ")[1].split(b"\r\n")[0])
-    records[7] = conversion("http://site2.test/207", text_of(207), length=right - 30)
-    members = [member(data) for data in [info(), *records]]
-    members[4] = members[4][: len(members[4]) // 2]
-    middle = len(members[6]) // 2
-    members[6] = members[6][:middle] + bytes([members[6][middle] ^ 4]) + members[6][middle + 1 :]
-    (tmp_path / "a.warc.wet.gz").write_bytes(b"".join(members))
-    run(FILTER, "--warc", tmp_path / "a.warc.wet.gz", "--output_dir", tmp_path / "2")
-    lost = {203, 205, 207}
-    assert kept(tmp_path / "2") == {
-        f"http://site{i % 5}.test/{i}": text_of(i) for i in range(200, 212) if i not in lost
-    }
-    assert metrics(tmp_path / "2")["num_damaged_records"] == 3
-    found = damaged(tmp_path / "2")
-    assert [line["url"] for line in found] == [f"http://site{i % 5}.test/{i}" for i in sorted(lost)]
-    assert found[0]["offset"] == sum(map(len, members[:4])) and found[0]["length"] == len(members[4])
-    assert (tmp_path / "2" / "damaged" / "00000.bin").read_bytes().startswith(members[4] + members[6])
-    assert set(fates(tmp_path / "2").values()) == {"read/damaged"}
-
-
-def test_a_cut_wet_file_is_refused_or_gives_its_whole_records(tmp_path, capsys):
-    cut = tmp_path / "cut.warc.wet.gz"
-    cut.write_bytes(b"".join(map(member, [info(), *conversions(0, 4)]))[:-40])
-    assert f"{cut} is cut off" in refusal(capsys, FILTER, "--warc", cut, "--output_dir", tmp_path / "2")
-    run(FILTER, "--warc", cut, "--output_dir", tmp_path / "2", "--allow_damaged", "true")
-    assert len(kept(tmp_path / "2")) == 3 and metrics(tmp_path / "2")["num_damaged_records"] == 1
-
-
-def test_a_file_named_as_the_other_kind_is_refused(tmp_path):
-    """Else it would pass for one without a page."""
-    wet = write_warc(tmp_path / "a.warc.gz", conversions(0, 2))
-    with pytest.raises(StageError, match=r"a.warc.gz holds plain text \(WET\), .* rename it to end in .warc.wet.gz"):
-        check_warc(wet, False)
-    html = write_warc(tmp_path / "b.warc.wet.gz", [record("http://a.test/", page(prose(1)))])
-    with pytest.raises(StageError, match=r"b.warc.wet.gz holds HTML \(WARC\), .* rename it to end in .warc.gz"):
-        check_warc(html, False, is_wet=True)
-    check_warc(write_warc(tmp_path / "none.warc.gz", []), False)
-
-
-def test_fetched_wet_files_are_filtered(tmp_path):
-    crawl = tmp_path / "mirror" / "crawl-data" / "CC-MAIN-2026-30"
-    name = "crawl-data/CC-MAIN-2026-30/wet/CC-MAIN-00000.warc.wet.gz"
-    write_warc(tmp_path / "mirror" / name, conversions(300, 5))
-    (crawl / "wet.paths.gz").write_bytes(gzip.compress(f"{name}\n".encode()))
-    fetch = ["--snapshot", "CC-MAIN-2026-30", "--base_url", tmp_path / "mirror", "--kind", "wet"]
-    run(FETCH, *fetch, "--requests_per_second", 10, "--output_dir", tmp_path / "1")
-    run(FILTER, "--warc", tmp_path / "1", "--output_dir", tmp_path / "2")
-    assert list(kept(tmp_path / "2").values()) == [text_of(i) for i in range(300, 305)]
-
-
-# ------------------------------------------------------------------------------------------------------------- datasets
 
 NAMES = [f"part-{i}{ending}" for i, ending in enumerate(DATASET)]
 
