@@ -22,14 +22,9 @@ and `run_stage` then
 import errno
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
-import re
-import resource
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -40,6 +35,7 @@ from typing import Any
 
 import yaml
 
+from crawl2chat.machine import commit, hardware, largest_child_mb, peak_memory_mb, versions
 from crawl2chat.parsing import StageError, bounded, parse, raise_all, resolved
 from crawl2chat.remote import RemoteFiles
 
@@ -340,66 +336,19 @@ def _finish(ours: dict, main: Callable, configs: list) -> None:
         "seconds": round(seconds, 1),
         "peak_memory_mb": {
             "process": round(peak_memory_mb()),
-            "largest_child": round(max([_largest(resource.RUSAGE_CHILDREN), *tasks])),
+            "largest_child": round(max([largest_child_mb(), *tasks])),
         },
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "fingerprint": fingerprint(folder),
         "inputs": ours["inputs"],
         "hardware": hardware(),
-        "versions": _versions(),
-        "commit": _commit(),
+        "versions": versions(),
+        "commit": commit(),
         "config": ours["config"],
     }
     write_atomically(folder / DONE, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
     (folder / STARTED).unlink()
     _say(f"{ours['stage']}: done in {seconds:.1f} s")
-
-
-def peak_memory_mb() -> float:
-    """The most that this process held. Linux's ru_maxrss begins with what the process held that started it."""
-    status = Path("/proc/self/status")
-    found = status.is_file() and re.search(r"VmHWM:\s+(\d+)", status.read_text())
-    return int(found[1]) / 2**10 if found else _largest(resource.RUSAGE_SELF)
-
-
-def _largest(who: int) -> float:
-    return resource.getrusage(who).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, else KiB
-
-
-def hardware() -> str:
-    """One line: processor, cores, memory, and GPUs if torch was loaded and sees any."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    line = f"{model}, {num_cores} cores, {memory:.0f} GiB"
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        line += f", {torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    return line
-
-
-def _versions() -> dict[str, str]:
-    names = ["torch", "transformers", "tokenizers", "datasets", "accelerate", "trl", "peft", "deepspeed", "datatrove"]
-    found = {"python": platform.python_version()}
-    for name in ["crawl2chat", *names]:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _commit() -> str | None:
-    here = Path(__file__).resolve().parent
-    try:
-        run = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    return run.stdout.strip() or None
 
 
 def _say(line: str) -> None:
