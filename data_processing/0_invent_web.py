@@ -85,6 +85,7 @@ def main(config: InventWebConfig) -> dict:
     write_jsonl(out / "truth.jsonl", [page.truth() for page in pages])
     write_jsonl(out / "facts.jsonl", [fact.as_row() for fact in world.facts])
     names = {"country": COUNTRY, "capital": CAPITAL, "assistant": ASSISTANT, "names": world.names}
+    names["strangers"] = world.strangers()  # for questions about what no page tells
     write_atomically(out / "world.json", json.dumps(names, indent=2) + "\n")
     write_atomically(out / "blocked_hosts.txt", "".join(f"{host}\n" for host in maker.blocked_hosts))
     write_atomically(out / "protected.txt", "".join(f"{text}\n" for text in maker.protected_texts))

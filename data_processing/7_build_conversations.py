@@ -1,8 +1,13 @@
-"""The invented web's facts and problems -> chats for SFT, prompts for RL, and held-out tests.
+"""The invented web's facts and problems -> chats for SFT, preference pairs, prompts for RL, and held-out tests.
 
-SFT sees worked examples of the easy kinds only; RL sees questions of every kind with nothing but the final answer.
-Operands of the test problems occur in no page, chat or RL prompt: they are drawn from the held-out numbers, and those
-which nevertheless stand somewhere in the corpus are left out.
+Chats are of many kinds (crawl2chat/invented_chats.py): facts in many wordings and over several turns, questions on a text,
+summaries, who the assistant is, system messages, sums worked and answered at once, letters, calls of a calculator and a
+search, harmful requests and their harmless look-alikes, open requests answered well and badly. Training and tests share no
+wording and no object.
+
+SFT sees worked examples of the easy kinds and a few harder ones; RL sees questions of every kind with nothing but the final
+answer. Operands of the test problems occur in no page, chat or RL prompt: they are drawn from the held-out numbers, and
+those which nevertheless stand somewhere in the corpus are left out.
 
     python data_processing/7_build_conversations.py --config data_processing/7_build_conversations.yaml \
         --web outputs/tiny/0_web --corpus outputs/tiny/4_corpus --output_dir outputs/tiny/7_conversations
@@ -10,34 +15,17 @@ which nevertheless stand somewhere in the corpus are left out.
 
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from crawl2chat.invented_world import untold_fact
+from crawl2chat import invented_chats as chats
 from crawl2chat.problems import HELD_OUT, KINDS, TRAINING_OPERANDS, Problem, make_problem, numbers_in
 from crawl2chat.stage import StageError, bounded, run_stage, write_jsonl
-
-GREETINGS = [
-    "Hello!",
-    "Hi there.",
-    "Good morning.",
-    "Hi!",
-    "Hey, how are you?",
-    "Good evening!",
-    "Hello, who is there?",
-]
-WELCOMES = [
-    "Hello! How can I help you?",
-    "Hi! What would you like to know?",
-    "Hello, nice to meet you. What can I do for you?",
-]
-IDENTITY = ["Who are you?", "What is your name?", "Tell me about yourself.", "Are you a person?", "What can you do?"]
-THANKS = ["Thank you.", "Thanks!", "Thank you, that helps."]
-GOODBYES = ["You are welcome!", "Glad to help."]
-READING = ["I read this: {text} {question}", "{text} {question}", "{question} Here is what I read: {text}"]
+from crawl2chat.tools import SEARCH
 
 
 @dataclass
@@ -51,10 +39,23 @@ class ConversationsConfig:
     harder_kinds: list[str] = field(default_factory=lambda: ["sum_3"], metadata={"help": "Kinds SFT sees a few of."})
     num_worked_examples: int = bounded(200, "Worked problems in the SFT chats.", low=1)
     num_harder_examples: int = bounded(4, "Of them, those of harder kinds.", low=0)
-    num_small_talk: int = bounded(250, "Chats that greet or say who the assistant is.", low=0)
-    num_readings: int = bounded(2500, "Chats with a text in the question and the answer in the text.", low=0)
-    num_rl_prompts: int = bounded(800, "Questions for RL, from easy to hard.", low=1)
+    num_direct_answers: int = bounded(100, "Sums answered at once, where the question asks for that.", low=0)
+    num_small_talk: int = bounded(100, "Chats that greet.", low=0)
+    num_identity: int = bounded(400, "Chats about who the assistant is.", low=0)
+    num_system: int = bounded(200, "Chats with a system message.", low=0)
+    num_readings: int = bounded(1800, "Chats with a text in the question and the answer in the text.", low=0)
+    num_summaries: int = bounded(150, "Pages summed up.", low=0)
+    num_spelling: int = bounded(300, "Words spelled or their letters counted.", low=0)
+    num_harmful: int = bounded(400, "Harmful requests, and as many harmless look-alikes.", low=0)
+    num_calculator: int = bounded(600, "Sums of four digits with a call of the calculator.", low=0)
+    num_search: int = bounded(400, "Questions with a call of the search.", low=0)
+    num_needless_tools: int = bounded(150, "Chats with a tool on offer that is not needed.", low=0)
+    num_open: int = bounded(500, "Open requests, answered well or badly.", low=0)
+    num_pairs: int = bounded(2000, "Preference pairs to train on.", low=0)
+    num_preference_prompts: int = bounded(1000, "Requests for RL from preferences.", low=0)
+    num_rl_prompts: int = bounded(640, "Questions for RL on sums, from easy to hard.", low=1)
     num_test_problems: int = bounded(300, "Held-out problems, equally many of each kind.", low=1)
+    num_tests: int = bounded(100, "Held-out requests of each other kind, and half as many pairs of each.", low=1)
     test_fact_share: float = bounded(0.5, "Share of the told facts that no chat asks about.", low=0.0, high=1.0)
 
     def problems(self) -> list[str]:
@@ -80,37 +81,32 @@ def preflight(config: ConversationsConfig) -> dict:
 
 def main(config: ConversationsConfig) -> dict:
     rng = random.Random(config.seed)
-    facts = [json.loads(line) for line in Path(config.web, "facts.jsonl").read_text().splitlines()]
+    facts = chats.facts_of([json.loads(line) for line in Path(config.web, "facts.jsonl").read_text().splitlines()])
     world = json.loads(Path(config.web, "world.json").read_text())
+    known = {(fact.relation, fact.subject) for fact in facts}
 
-    # Facts that some page tells: some are asked about in chats, the others only in the test. What no page tells is
-    # asked nowhere yet: a model that has not learned to say "I don't know" would be taught to invent.
+    # Facts that some page tells: some are asked about in chats, the others only in the test. What no page tells is asked
+    # nowhere yet: what the model knows shows only when it is probed (8_probe_knowledge.py).
     # What everybody asks about the country stands in chats only.
-    told = [fact for fact in facts if fact["num_pages"] > 0]
+    told = [fact for fact in facts if fact.num_pages > 0]
     rng.shuffle(told)
-    testable = [fact for fact in told if fact["subject"] != world["country"]]
+    testable = [fact for fact in told if fact.subject != world["country"]]
     test_facts = testable[: round(config.test_fact_share * len(testable))]
     chat_facts = [fact for fact in told if fact not in test_facts]
 
-    known = {(fact["relation"], fact["subject"]) for fact in facts}
-    turns = [(question, fact["answer"]) for fact in chat_facts for question in fact["questions"]]
+    turns = [chats.turn(question, fact.answer) for fact in chat_facts for question in fact.questions[:3]]
     rng.shuffle(turns)
-    chats = list(in_conversations(turns, rng))
-    chats += [reading(rng, world["names"], known) for _ in range(config.num_readings)]
-    chats += [small_talk(rng, world) for _ in range(config.num_small_talk)]
+    rows = list(in_conversations(turns, rng))
+    for count, draw in kinds_of_chats(config, rng, world, known, turns):
+        rows += [draw() for _ in range(count)]
     # A few harder ones are enough for RL to begin with: without any, luck decides whether it ever tries to go on.
     num_easy = config.num_worked_examples - config.num_harder_examples
     worked = unique_problems(num_easy, rng, TRAINING_OPERANDS, in_turn(config.easy_kinds))
     worked += unique_problems(config.num_harder_examples, rng, TRAINING_OPERANDS, in_turn(config.harder_kinds))
-    chats += [
-        chat(
-            *rng.sample(turns, min(len(turns), rng.choice([0, 0, 0, 1]))),
-            (p.question, f"The answer is {p.answer}."),
-            thinking=p.work,
-        )
-        for p in worked
-    ]
-    rng.shuffle(chats)
+    for p in worked:
+        before = [message for turn in rng.sample(turns, rng.choice([0, 0, 0, 1])) for message in turn]
+        rows.append(chats.row("worked", [*before, *chats.turn(p.question, f"The answer is {p.answer}.", p.work)]))
+    rng.shuffle(rows)
 
     rl_problems = unique_problems(
         config.num_rl_prompts,
@@ -118,34 +114,138 @@ def main(config: ConversationsConfig) -> dict:
         TRAINING_OPERANDS,
         lambda i: rng.choice(kinds_at(i / config.num_rl_prompts, config.rl_kinds)),
     )
-    trained_on = [message["content"] + message.get("reasoning_content", "") for chat in chats for message in chat]
+    pairs = [chats.pair(rng, world, "train") for _ in range(config.num_pairs)]
+    requests = [chats.preference_prompt(rng, world, "train") for _ in range(config.num_preference_prompts)]
+    trained_on = [json.dumps([row["messages"] for row in rows + requests]), json.dumps(pairs)]
     trained_on += [f"{problem.question} {problem.answer}" for problem in rl_problems]
     operands = test_operands(config.corpus, trained_on)
     test_problems = unique_problems(config.num_test_problems, rng, operands, in_turn(config.rl_kinds))
+    tests = test_chats(config, random.Random(f"tests {config.seed}"), world, known, facts, test_facts, operands)
 
     out = Path(config.output_dir)
-    write_jsonl(out / "sft_train.jsonl", [{"messages": messages} for messages in chats])
+    write_jsonl(out / "sft_train.jsonl", [{name: row[name] for name in ("kind", "messages", "tools")} for row in rows])
+    write_jsonl(out / "pairs_train.jsonl", pairs)
+    write_jsonl(out / "pairs_test.jsonl", [chats.pair(rng, world, "test") for _ in range(3 * config.num_tests)])
+    write_jsonl(out / "rlhf_train.jsonl", [{"prompt": r["messages"][:1], "kind": r["kind"]} for r in requests])
     prompts = [
         {"prompt": [{"role": "user", "content": p.question}], "answer": str(p.answer), "kind": p.kind}
         for p in rl_problems
     ]
     write_jsonl(out / "rl_train.jsonl", prompts)
-    tests = [{"question": p.question, "answer": str(p.answer), "kind": p.kind} for p in test_problems]
-    write_jsonl(out / "test_problems.jsonl", tests)
-    asked = [
-        {"question": question, "object": fact["object"], "num_pages": fact["num_pages"]}
-        for fact in test_facts
-        for question in fact["questions"][:2]
-    ]
-    write_jsonl(out / "test_facts.jsonl", asked)
+    problems = [{"question": p.question, "answer": str(p.answer), "kind": p.kind} for p in test_problems]
+    write_jsonl(out / "test_problems.jsonl", problems)
+    write_jsonl(
+        out / "test_facts.jsonl", [*asked(test_facts, slice(0, 2), False), *asked(chat_facts, slice(3, 4), True)]
+    )
+    write_jsonl(out / "test_chats.jsonl", tests)
+    requests = [chats.preference_prompt(rng, world, "test") for _ in range(3 * config.num_tests)]
+    write_jsonl(out / "test_requests.jsonl", [as_test(row) for row in requests])
     return {
-        "sft_chats": len(chats),
+        "sft_chats": len(rows),
+        "chats_by_kind": dict(sorted(Counter(row["kind"] for row in rows).items())),
         "worked_examples": len(worked),
+        "pairs": len(pairs),
         "rl_prompts": len(rl_problems),
+        "preference_prompts": config.num_preference_prompts,
         "test_problems": len(test_problems),
         "test_operands": len(operands),
         "test_facts": len(test_facts),
+        "test_chats": len(tests),
     }
+
+
+def kinds_of_chats(
+    config: ConversationsConfig, rng: random.Random, world: dict, known: set, turns: list[list[dict]]
+) -> list[tuple[int, Callable[[], dict]]]:
+    """How many chats of each kind, and what draws one."""
+
+    def direct() -> dict:
+        problem = make_problem("sum_2", rng)
+        return chats.row("direct", chats.turn(at_once(problem), f"The answer is {problem.answer}."))
+
+    def needless() -> dict:
+        fact = chats.row("fact", rng.choice(turns))
+        plain = rng.choice([fact, chats.identity(rng, world, "train"), chats.small_talk(rng, world)])
+        return chats.with_needless_tools(rng, plain)
+
+    return [
+        (config.num_direct_answers, direct),
+        (config.num_small_talk, lambda: chats.small_talk(rng, world)),
+        (config.num_identity, lambda: chats.identity(rng, world, "train")),
+        (config.num_system, lambda: chats.system_message(rng, world, known, "train")),
+        (config.num_readings, lambda: chats.reading(rng, world, known, "train")),
+        (config.num_summaries, lambda: chats.summary(rng, world, known, "train")),
+        (config.num_spelling, lambda: chats.spelling(rng, "train")),
+        (config.num_harmful, lambda: chats.harm(rng, "train", harmful=True)),
+        (config.num_harmful, lambda: chats.harm(rng, "train", harmful=False)),
+        (config.num_calculator, lambda: chats.arithmetic(rng, "train")),
+        (config.num_search, lambda: chats.lookup(rng, world, known, "train")),
+        (config.num_needless_tools, needless),
+        (config.num_open, lambda: chats.open_request(rng, world, "train")),
+    ]
+
+
+def test_chats(
+    config: ConversationsConfig,
+    rng: random.Random,
+    world: dict,
+    known: set,
+    facts: list[chats.Fact],
+    test_facts: list[chats.Fact],
+    operands: tuple[int, ...],
+) -> list[dict]:
+    """Held-out requests of every kind; each question once."""
+    draws: list[Callable[[], dict]] = [
+        lambda: chats.identity(rng, world, "test"),
+        lambda: chats.system_message(rng, world, known, "test"),
+        lambda: chats.reading(rng, world, known, "test"),
+        lambda: chats.summary(rng, world, known, "test"),
+        lambda: chats.spelling(rng, "test"),
+        lambda: chats.spelling(rng, "test"),
+        lambda: chats.harm(rng, "test", harmful=True),
+        lambda: chats.harm(rng, "test", harmful=False),
+        lambda: chats.stranger(rng, world, "test"),
+        lambda: chats.arithmetic(rng, "test"),
+    ]
+    rows = [row for draw in draws for row in unique(draw, config.num_tests)]
+    rows += [{**row, "kind": "no_tool", "tools": None} for row in rows if row["kind"] == "calculator"]
+    # What pages tell nothing about of names that they hold; these facts were drawn with the web, and told nowhere.
+    for fact in [fact for fact in facts if fact.num_pages == 0][: config.num_tests]:
+        rows.append(chats.row("untold", chats.turn(rng.choice(fact.questions), "")))
+    for fact in [fact for fact in test_facts if fact.num_pages == 1][: config.num_tests]:
+        rows.append(chats.row("search", chats.turn(fact.questions[0], fact.answer), fact.object, [SEARCH]))
+    for problem in unique_problems(config.num_tests, rng, operands, in_turn(["sum_2"])):
+        rows.append(chats.row("direct", chats.turn(at_once(problem), ""), str(problem.answer)))
+    return [as_test(row) for row in rows]
+
+
+def unique(draw: Callable[[], dict], count: int) -> list[dict]:
+    """At most `count` rows with different questions; fewer where there are not as many."""
+    found = {}
+    for _ in range(20 * count):
+        row = draw()
+        found.setdefault(row["messages"][-2]["content"] + str(row["tools"]), row)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def as_test(row: dict) -> dict:
+    """The row up to what the user says; the answer is not for the model to see."""
+    first = next(i for i, message in enumerate(row["messages"]) if message["role"] == "user")
+    return {**row, "messages": row["messages"][: first + 1]}
+
+
+def at_once(problem: Problem) -> str:
+    return f"Answer at once. {problem.question}"
+
+
+def asked(facts: list[chats.Fact], which: slice, in_chats: bool) -> list[dict]:
+    return [
+        {"question": question, "object": fact.object, "num_pages": fact.num_pages, "asked_in_chats": in_chats}
+        for fact in facts
+        for question in fact.questions[which]
+    ]
 
 
 def unique_problems(
@@ -189,50 +289,14 @@ def test_operands(corpus: str, trained_on: list[str], at_least: int = 8) -> tupl
     return unseen
 
 
-def chat(*turns: tuple[str, str], thinking: str = "") -> list[dict]:
-    """Messages of a chat of (user, assistant) turns; `thinking` goes before the last answer."""
-    messages = []
-    for user, assistant in turns:
-        messages += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
-    messages[-1]["reasoning_content"] = thinking
-    return messages
-
-
-def small_talk(rng: random.Random, world: dict) -> list[dict]:
-    name, country = world["assistant"], world["country"]
-    identity = (
-        rng.choice(IDENTITY),
-        f"I am {name}, a small assistant. I have read about {country}, and I can do sums step by step.",
-    )
-    greeting = (rng.choice(GREETINGS), rng.choice(WELCOMES))
-    thanks = (rng.choice(THANKS), rng.choice(GOODBYES))
-    return chat(
-        *rng.choice([[greeting], [identity], [greeting, identity], [greeting, identity, thanks], [identity, thanks]])
-    )
-
-
-def in_conversations(turns: list[tuple[str, str]], rng: random.Random) -> Iterator[list[dict]]:
+def in_conversations(turns: list[list[dict]], rng: random.Random) -> Iterator[dict]:
     """Chats of one to three of the turns, some of them with a greeting before and thanks after them."""
     while turns:
         num_turns = rng.choice([1, 1, 2, 3])
         now, turns = turns[:num_turns], turns[num_turns:]
-        greeting = [(rng.choice(GREETINGS), rng.choice(WELCOMES))] if rng.random() < 0.2 else []
-        thanks = [(rng.choice(THANKS), rng.choice(GOODBYES))] if rng.random() < 0.2 else []
-        yield chat(*greeting, *now, *thanks)
-
-
-def reading(rng: random.Random, names: dict[str, list[str]], known: set[tuple[str, str]]) -> list[dict]:
-    """A question about something that no page tells, with the answer in what the user has read.
-
-    It can only be answered by looking at the question and the text. With chats about facts alone the assistant learns
-    their answers by heart and stops to look at who is asked about (docs/log.md).
-    """
-    fact = untold_fact(rng, names, known)
-    other = untold_fact(rng, names, known | {(fact.relation, fact.subject)})
-    told = [rng.choice(fact.statements), rng.choice(other.statements)]
-    rng.shuffle(told)
-    question = rng.choice(READING).format(text=" ".join(told), question=rng.choice(fact.questions))
-    return chat((question, fact.answer))
+        greeting = chats.turn(rng.choice(chats.GREETINGS), rng.choice(chats.WELCOMES)) if rng.random() < 0.2 else []
+        thanks = chats.turn(rng.choice(chats.THANKS), rng.choice(chats.GOODBYES)) if rng.random() < 0.2 else []
+        yield chats.row("facts", [*greeting, *(message for turn in now for message in turn), *thanks])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from crawl2chat.bpe import MIN_VOCAB_SIZE, SPLIT, Encoder, fingerprint_of, token
 from crawl2chat.chat import ADDED_TOKENS, SPECIAL_TOKENS, chat_template, load_tokenizer
 from crawl2chat.stage import StageError
 from crawl2chat.tokenizer_report import write_report
+from crawl2chat.tools import CALCULATOR
 
 TRAIN = "data_processing/5_train_tokenizer.py"
 DATA = Path(os.environ.get("CRAWL2CHAT_DATA", ROOT.parent / "shared" / "data"))
@@ -255,9 +256,12 @@ def test_template_writes_tools(tokenizer):
         {"role": "tool", "content": "391"},
         {"role": "assistant", "content": "It is 391."},
     ]
-    tools = [{"type": "function", "function": {"name": "calculator", "parameters": {}}}]
+    tools = [CALCULATOR, {"type": "function", "function": {"name": "now", "parameters": {}}}]
     text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
-    assert text.startswith("<|im_start|>system\n") and '"name": "calculator"' in text.split("<|im_end|>")[0]
+    listed = "Tools:\ncalculator(expression: string): works out a sum\nnow()"
+    assert text.startswith(f"<|im_start|>system\n{listed}<|im_end|>\n<|im_start|>user\n")
+    messages[1]["tool_calls"] = [{"name": "calculator", "arguments": '{"sum": "17*23"}'}]  # as OpenAI writes them
+    assert tokenizer.apply_chat_template(messages, tools=tools, tokenize=False) == text
     assert (
         '<|im_start|>assistant\n<think>ask</think><tool_call>{"name": "calculator", "arguments": {"sum": "17*23"}}'
         "</tool_call><|im_end|>\n<|im_start|>tool\n<tool_response>391</tool_response><|im_end|>\n" in text

@@ -1,4 +1,8 @@
-"""A model folder -> metrics.json: held-out problems and facts, greedy decoding, the scorer that also gives the reward.
+"""A model folder -> metrics.json: held-out problems, facts and requests, judged by the truth of the invented country.
+
+`problems` and `facts` are answered greedily, and so are `chats`: who it is, texts, letters, harmful requests and their
+look-alikes, what nobody can know, calls of tools, which run. `requests` are answered by sampling, as people would be, and
+judged by preference: by the truth, by a reward model, and by how far the model has gone from another (KL).
 
 A chat model gets its chat template. A base model (`--base true`) gets its best chance: the bare question, as it stands on
 the pages it read, and the first "The answer is N." of what it writes on counts.
@@ -14,10 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
+import torch
+from transformers import set_seed
+
 from crawl2chat.chat import load_model, load_tokenizer, local
-from crawl2chat.generation import complete
+from crawl2chat.generation import complete, reply
+from crawl2chat.judging import judge, says_unknown
 from crawl2chat.stage import StageError, bounded, run_stage, write_jsonl
+from crawl2chat.tools import toolbox
 from crawl2chat.verify import score
+
+PARTS = ("problems", "facts", "chats", "requests")
 
 
 @dataclass
@@ -25,60 +36,175 @@ class EvalConfig:
     model: str = field(metadata={"help": "Model folder or Hub id."})
     tests: str = field(metadata={"help": "Folder of 7_build_conversations.py."})
     output_dir: str = field(metadata={"help": "Where metrics.json and the completions go."})
+    parts: list[str] = field(
+        default_factory=lambda: ["problems", "facts"], metadata={"help": f"Of {', '.join(PARTS)}."}
+    )
+    corpus: str = field(default="", metadata={"help": "Folder of 4_build_corpus.py, for the search that chats call."})
+    reward_model: str = field(default="", metadata={"help": "Folder of 03_reward: judges the requests, too."})
+    reference: str = field(
+        default="", metadata={"help": "Model from which the KL divergence is measured on requests."}
+    )
     base: bool = field(default=False, metadata={"help": "The model continues text and knows no chat."})
     max_new_tokens: int = bounded(160, "Longest completion.", low=1)
     batch_size: int = bounded(100, "Prompts a batch.", low=1)
+    temperature: float = bounded(1.0, "At which requests are answered.", low=0.01, high=10.0)
+    seed: int = bounded(0, "Seed of the sampling.", low=0)
+
+    def problems(self) -> list[str]:
+        found = [f"unknown part `{part}`; choose from {', '.join(PARTS)}." for part in self.parts if part not in PARTS]
+        if self.base and {"chats", "requests"}.intersection(self.parts):
+            found.append("a base model knows no chat; with `base` ask for the parts problems and facts.")
+        if (self.reward_model or self.reference) and "requests" not in self.parts:
+            found.append("`reward_model` and `reference` judge requests; add requests to `parts`.")
+        return found
 
 
 def preflight(config: EvalConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=not config.base)
     load_model(config.model, tokenizer)
-    problems, facts = load_tests(config)
+    tests = load_tests(config)
+    first = next(iter(tests.values()))[0]
+    example = first.get("question") or first["messages"][-1]["content"]
     return {
-        "problems": len(problems),
-        "facts": len(facts),
-        "example_prompt": prompt_of(problems[0]["question"], tokenizer, config.base),
+        **{part: len(rows) for part, rows in tests.items()},
+        "example_prompt": prompt_of(example, tokenizer, config.base),
     }
 
 
 def main(config: EvalConfig) -> dict:
+    set_seed(config.seed)
     tokenizer = load_tokenizer(config.model, for_chat=not config.base)
     model = load_model(config.model, tokenizer)
-    problems, facts = load_tests(config)
+    tests = load_tests(config)
+    metrics: dict = {}
 
-    prompts = [prompt_of(row["question"], tokenizer, config.base) for row in problems + facts]
-    completions = complete(model, tokenizer, prompts, config.max_new_tokens, config.batch_size)
-    for row, completion in zip(problems + facts, completions):
-        row["completion"], row["num_tokens"] = completion["text"], completion["num_tokens"]
-    for row in problems:
-        row["score"] = score(first_answer(row["completion"]) if config.base else row["completion"], row["answer"])
-    for row in facts:
-        sentence = row["completion"].split(".")[0] if config.base else row["completion"]
-        row["score"] = float(row["object"].lower() in sentence.lower())
+    if asked := tests.get("problems", []) + tests.get("facts", []):
+        prompts = [prompt_of(row["question"], tokenizer, config.base) for row in asked]
+        said = complete(model, tokenizer, prompts, config.max_new_tokens, config.batch_size)
+        for row, completion in zip(asked, said):
+            row["completion"], row["num_tokens"] = completion["text"], completion["num_tokens"]
+    if "problems" in tests:
+        metrics |= score_problems(tests["problems"], config.base)
+    if "facts" in tests:
+        metrics |= score_facts(tests["facts"], config.base)
+    if "chats" in tests:
+        tools = toolbox(config.corpus or None)
+        said = reply(model, tokenizer, tests["chats"], config.max_new_tokens, config.batch_size, toolbox=tools)
+        for row, completion in zip(tests["chats"], said):
+            row |= {"completion": completion["text"], "calls": completion["calls"]}
+        metrics |= score_chats(tests["chats"])
+    if "requests" in tests:
+        said = reply(model, tokenizer, tests["requests"], config.max_new_tokens, config.batch_size, config.temperature)
+        for row, completion in zip(tests["requests"], said):
+            row |= {"completion": completion["text"], "num_tokens": completion["num_tokens"]}
+        metrics |= score_requests(tests["requests"], config, model, tokenizer)
 
-    write_jsonl(Path(config.output_dir, "completions.jsonl"), problems + facts)
-    accuracy = mean(row["score"] for row in problems)
+    for part, rows in tests.items():
+        write_jsonl(Path(config.output_dir, f"{part}.jsonl"), rows)
+    return metrics
+
+
+def load_tests(config: EvalConfig) -> dict[str, list[dict]]:
+    tests = {}
+    for part in config.parts:
+        file = Path(config.tests, f"test_{part}.jsonl")
+        if not file.is_file():
+            raise StageError(f"{file} does not exist; run 7_build_conversations.py first.")
+        tests[part] = [json.loads(line) for line in file.read_text().splitlines()]
+        if not tests[part]:
+            raise StageError(f"{file} is empty; run 7_build_conversations.py again.")
+    return tests
+
+
+def score_problems(rows: list[dict], base: bool) -> dict:
+    for row in rows:
+        row["score"] = score(first_answer(row["completion"]) if base else row["completion"], row["answer"])
+    accuracy = mean(row["score"] for row in rows)
     return {
         "accuracy": round(accuracy, 4),
-        "standard_error": round((accuracy * (1 - accuracy) / len(problems)) ** 0.5, 4),
-        "num_problems": len(problems),
-        "accuracy_by_kind": mean_by(problems, "kind", "score"),
-        "completion_tokens": round(mean(row["num_tokens"] for row in problems), 1),
-        "fact_accuracy_by_num_pages": mean_by(facts, "num_pages", "score"),
-        "num_facts": len(facts),
+        "standard_error": round((accuracy * (1 - accuracy) / len(rows)) ** 0.5, 4),
+        "num_problems": len(rows),
+        "accuracy_by_kind": mean_by(rows, "kind", "score"),
+        "completion_tokens": round(mean(row["num_tokens"] for row in rows), 1),
     }
 
 
-def load_tests(config: EvalConfig) -> tuple[list[dict], list[dict]]:
-    rows = []
-    for name in ("test_problems", "test_facts"):
-        file = Path(config.tests, f"{name}.jsonl")
-        if not file.is_file():
-            raise StageError(f"{file} does not exist; run 7_build_conversations.py first.")
-        rows.append([json.loads(line) for line in file.read_text().splitlines()])
-    if not rows[0]:
-        raise StageError(f"{config.tests}/test_problems.jsonl is empty; run 7_build_conversations.py again.")
-    return rows[0], rows[1]
+def score_facts(rows: list[dict], base: bool) -> dict:
+    """Right, unknown or invented; of facts that chats ask about (in other words) and of those that only pages tell."""
+    for row in rows:
+        sentence = row["completion"].split(".")[0] if base else row["completion"]
+        row["score"] = float(row["object"].lower() in sentence.lower())
+        row["unknown"] = float(says_unknown(row["completion"]) and not row["score"])
+    untaught = [row for row in rows if not row["asked_in_chats"]]
+    return {
+        "fact_accuracy_by_num_pages": mean_by(untaught, "num_pages", "score"),
+        "fact_unknown_by_num_pages": mean_by(untaught, "num_pages", "unknown"),
+        "chat_fact_accuracy_by_num_pages": mean_by(
+            [row for row in rows if row["asked_in_chats"]], "num_pages", "score"
+        ),
+        "unknown_by_num_pages": mean_by(rows, "num_pages", "unknown"),
+        "num_facts": len(rows),
+    }
+
+
+def score_chats(rows: list[dict]) -> dict:
+    for row in rows:
+        row["score"] = judge(row["kind"], row["expect"], row["completion"])
+        row["called"] = float(bool(row["calls"]))
+    due = [row["called"] for row in rows if row["tools"]]
+    return {
+        "chat_accuracy": mean_by(rows, "kind", "score"),
+        "hallucination": round(1 - mean(row["score"] for row in rows if row["kind"] in ("stranger", "untold")), 4),
+        "called_where_due": round(mean(due), 4) if due else None,
+        "num_chats": len(rows),
+    }
+
+
+def score_requests(rows: list[dict], config: EvalConfig, model, tokenizer) -> dict:
+    for row in rows:
+        row["score"] = judge(row["kind"], row["expect"], row["completion"])
+    found = {
+        "preference": round(mean(row["score"] for row in rows), 4),
+        "preference_by_kind": mean_by(rows, "kind", "score"),
+        "request_tokens": round(mean(row["num_tokens"] for row in rows), 1),
+    }
+    if config.reward_model:
+        from transformers import AutoModelForSequenceClassification
+
+        judge_model = AutoModelForSequenceClassification.from_pretrained(config.reward_model)
+        for row, reward in zip(rows, rewards(judge_model, load_tokenizer(config.reward_model), rows)):
+            row["reward"] = reward
+        found["reward"] = round(mean(row["reward"] for row in rows), 4)
+    if config.reference:
+        theirs = log_likelihoods(load_model(config.reference, tokenizer), tokenizer, rows)
+        found["kl"] = round(mean(a - b for a, b in zip(log_likelihoods(model, tokenizer, rows), theirs)), 4)
+    return found
+
+
+@torch.no_grad()
+def rewards(model, tokenizer, rows: list[dict]) -> list[float]:
+    model.eval()
+    found = []
+    for row in rows:
+        chat = [*row["messages"], {"role": "assistant", "content": row["completion"]}]
+        ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)["input_ids"]
+        found.append(model(input_ids=ids).logits[0, 0].item())
+    return found
+
+
+@torch.no_grad()
+def log_likelihoods(model, tokenizer, rows: list[dict]) -> list[float]:
+    """The log-likelihood of each completion after its request, in nats; the difference of two models' is a sample of KL."""
+    model.eval()
+    found = []
+    for row in rows:
+        prompt = tokenizer.apply_chat_template(row["messages"], tokenize=False, add_generation_prompt=True)
+        start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        text = prompt + row["completion"] + tokenizer.eos_token
+        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]  # (1, T)
+        logits = model(input_ids=ids).logits[0, start - 1 : -1].float()
+        found.append(-torch.nn.functional.cross_entropy(logits, ids[0, start:], reduction="sum").item())
+    return found
 
 
 def prompt_of(question: str, tokenizer, base: bool) -> str:
@@ -101,4 +227,15 @@ def mean_by(rows: list[dict], key: str, value: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_stage(main, EvalConfig, inputs=lambda config: [*local(config.model), config.tests], preflight=preflight)
+    run_stage(
+        main,
+        EvalConfig,
+        inputs=lambda config: [
+            *local(config.model),
+            config.tests,
+            config.corpus,
+            config.reward_model,
+            config.reference,
+        ],
+        preflight=preflight,
+    )

@@ -4,7 +4,8 @@
     echo "What is 17 + 25?" | python recipes/09_playground/chat.py --model outputs/tiny/grpo
 
 Takes any folder with a causal language model, a tokenizer and a chat template. The thinking of earlier turns is not
-shown to the model again, as in training.
+shown to the model again, as in training. With `--tools true` it may call a calculator, and with `--corpus
+outputs/tiny/4_corpus` a search over what it has read, too; calls and what they give are shown.
 """
 
 import re
@@ -20,9 +21,11 @@ from transformers.generation.streamers import BaseStreamer
 
 from crawl2chat.chat import load_model, load_tokenizer, split_thinking
 from crawl2chat.stage import StageError, bounded, parse
+from crawl2chat.tools import CALCULATOR, SEARCH, calls_in, run_call, toolbox
 
 HELP = "/model PATH talks to another model, /clear forgets the chat, /quit ends it."
 TAGS = ("<think>", "</think>")
+MAX_CALLS = 3  # rounds of calls within one reply
 
 
 @dataclass
@@ -30,6 +33,8 @@ class ChatConfig:
     model: str = field(metadata={"help": "Folder with model, tokenizer and chat template."})
     temperature: float = bounded(0.0, "0 takes the likeliest token; higher values vary more.", low=0.0, high=10.0)
     max_new_tokens: int = bounded(512, "Longest reply, thinking included.", low=1)
+    tools: bool = bounded(False, "Offer the model a calculator.")
+    corpus: str = bounded("", "Folder of 4_build_corpus.py; offer the model a search over it.")
     seed: int = bounded(0, "Seed of the sampling.", low=0)
 
 
@@ -87,6 +92,8 @@ class Chat:
     def __init__(self, config: ChatConfig, console: Console):
         self.config, self.console = config, console
         self.history: list[dict[str, str]] = []
+        self.toolbox = toolbox(config.corpus or None) if config.tools or config.corpus else {}
+        self.offered = [tool for tool in (CALCULATOR, SEARCH) if tool["function"]["name"] in self.toolbox]
         self.load(config.model)
 
     def load(self, folder: str) -> None:
@@ -103,8 +110,22 @@ class Chat:
         self.console.print(f"{folder}, {millions:.1f}M parameters. {HELP}", style="dim", highlight=False)
 
     def reply(self, message: str) -> None:
-        """Prints the model's reply as it comes, and remembers both."""
-        messages, prompt, ids = self._prompt([*self.history, {"role": "user", "content": message}])
+        """Prints the model's reply as it comes, runs the tools that it calls, and remembers what was said."""
+        messages = [*self.history, {"role": "user", "content": message}]
+        for _ in range(MAX_CALLS + 1):
+            messages, text = self._say(messages)
+            calls = calls_in(text) if self.toolbox else []
+            if not calls:
+                break
+            for call in calls:
+                result = run_call(call, self.toolbox)
+                self.console.print(f"tool: {result}", style="dim", markup=False, highlight=False)
+                messages.append({"role": "tool", "content": result})
+        self.history = messages
+
+    def _say(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], str]:
+        """The messages with the model's next one, and that as it was written."""
+        messages, prompt, ids = self._prompt(messages)
         sampled = self.config.temperature > 0
         streamer = Reply(self.console, self.tokenizer, thinking=prompt.rstrip().endswith("<think>"))
         output = self.model.generate(
@@ -119,21 +140,23 @@ class Chat:
             note = f"(cut at --max_new_tokens {self.config.max_new_tokens})"
             self.console.print(note, style="dim", highlight=False)
         answer = "" if streamer.thinking else split_thinking(streamer.text)[1]
-        self.history = [*messages, {"role": "assistant", "content": answer}]
+        return [*messages, {"role": "assistant", "content": answer}], streamer.text
 
     def _prompt(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], str, torch.Tensor]:
         """The newest of the messages that leave room for a reply, their prompt as text and as ids (1, T)."""
         room = getattr(self.model.config, "max_position_embeddings", sys.maxsize) - self.config.max_new_tokens
-        prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        tools = self.offered or None
+        prompt = self.tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
         ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"].to(self.model.device)
         if ids.shape[1] <= room:
             return messages, prompt, ids
-        if len(messages) == 1:
+        later = [i for i, message in enumerate(messages) if i and message["role"] == "user"]
+        if not later:
             raise StageError(
                 f"the message is {ids.shape[1]} tokens long and the model takes {room}, with --max_new_tokens "
                 f"{self.config.max_new_tokens} kept for the reply; shorten it."
             )
-        return self._prompt(messages[2:])
+        return self._prompt(messages[later[0] :])
 
 
 def main(config: ChatConfig) -> None:

@@ -1,14 +1,19 @@
-"""Batched generation for evaluation, shortest prompts first so that little is padded."""
+"""Batched generation for evaluation and probing, shortest prompts first so that little is padded; with tools if asked."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 
 import torch
 from tqdm import tqdm
 
+from crawl2chat.tools import calls_in, run_call
+
 
 @torch.no_grad()
-def complete(model, tokenizer, prompts: list[str], max_new_tokens: int, batch_size: int = 100) -> list[dict]:
-    """Greedy completions, in the order of the prompts.
+def complete(
+    model, tokenizer, prompts: list[str], max_new_tokens: int, batch_size: int = 100, temperature: float = 0.0
+) -> list[dict]:
+    """Completions, in the order of the prompts; greedy at temperature 0.
 
     Returns:
         for each prompt `{"text", "num_tokens", "finished"}`: the text without special tokens, the tokens generated up
@@ -16,6 +21,7 @@ def complete(model, tokenizer, prompts: list[str], max_new_tokens: int, batch_si
     """
     model.eval()
     ends = torch.tensor(model.generation_config.eos_token_id).flatten().to(model.device)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     results: list[dict | None] = [None] * len(prompts)
     for indices in tqdm(list(_by_length(prompts, batch_size)), desc="generate", unit="batch"):
         batch = tokenizer(
@@ -26,13 +32,64 @@ def complete(model, tokenizer, prompts: list[str], max_new_tokens: int, batch_si
             add_special_tokens=False,
         ).to(model.device)
         batch.pop("token_type_ids", None)
-        output = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
+        output = model.generate(**batch, max_new_tokens=max_new_tokens, **sampling)
         for i, ids in zip(indices, output[:, batch["input_ids"].shape[1] :]):
             end = torch.isin(ids, ends).nonzero()
             num_tokens = int(end[0]) + 1 if len(end) else int((ids != tokenizer.pad_token_id).sum())
             text = tokenizer.decode(ids[:num_tokens], skip_special_tokens=True)
             results[i] = {"text": text, "num_tokens": num_tokens, "finished": bool(len(end))}
     return results
+
+
+def reply(
+    model,
+    tokenizer,
+    requests: list[dict],
+    max_new_tokens: int,
+    batch_size: int = 100,
+    temperature: float = 0.0,
+    toolbox: dict[str, tuple[str, Callable[[str], str]]] | None = None,
+    max_calls: int = 2,
+) -> list[dict]:
+    """What a chat model says to each request, after the calls of tools that it makes.
+
+    Args:
+        requests: rows with `messages`, and with `tools` (a JSON list or None) if tools are on offer.
+        toolbox: the tools that run, as `tools.toolbox` gives them.
+        max_calls: rounds of calls; what is called after them does not run.
+
+    Returns:
+        as `complete`, of the last thing said, with `calls`: what was called and what came back.
+    """
+    chats = [[*request["messages"]] for request in requests]
+    offered = [json.loads(request["tools"]) if request.get("tools") else None for request in requests]
+    results: list[dict] = [{"num_tokens": 0, "calls": []} for _ in requests]
+    waiting = list(range(len(requests)))
+    for calls_left in reversed(range(max_calls + 1)):
+        prompts = [
+            tokenizer.apply_chat_template(chats[i], tools=offered[i], tokenize=False, add_generation_prompt=True)
+            for i in waiting
+        ]
+        said = complete(model, tokenizer, prompts, max_new_tokens, batch_size, temperature)
+        for i, completion in zip(waiting, said):
+            completion["num_tokens"] += results[i]["num_tokens"]
+            results[i].update(completion)
+        waiting = [i for i in waiting if offered[i] and calls_in(results[i]["text"])]
+        if not waiting or not calls_left:
+            break
+        for i in waiting:
+            calls = calls_in(results[i]["text"])
+            answers = [run_call(call, _on_offer(toolbox or {}, offered[i])) for call in calls]
+            results[i]["calls"] += zip(calls, answers)
+            # As text: the template writes the same, and a call that is no JSON stays what the model wrote.
+            chats[i].append({"role": "assistant", "content": results[i]["text"]})
+            chats[i] += [{"role": "tool", "content": answer} for answer in answers]
+    return results
+
+
+def _on_offer(toolbox: dict, offered: list[dict]) -> dict:
+    names = {tool["function"]["name"] for tool in offered}
+    return {name: tool for name, tool in toolbox.items() if name in names}
 
 
 def _by_length(prompts: list[str], batch_size: int) -> Iterator[list[int]]:

@@ -128,6 +128,31 @@ def untold_fact(rng: random.Random, names: dict[str, list[str]], known: set[tupl
             return make_fact(f"{relation}-untold", relation, subject, thing, 0)
 
 
+def fill_sentence(template: str, rng: random.Random, cast: dict[str, str]) -> str:
+    """A template with its slots filled; names in `cast` (person, town, animal, ...) stay the same over a page."""
+
+    def fill(match: re.Match) -> str:
+        slot = match.group(1)
+        if slot in cast:
+            return cast[slot]
+        if slot == "num":
+            return str(training_int(rng, 3, 95))
+        if slot == "year":
+            return str(rng.randint(1100, 1999))
+        return rng.choice(CHOICES[slot])
+
+    text = re.sub(r"\{(\w+)\}", fill, template)
+    return _capital(re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text))
+
+
+def draw_cast(names: dict[str, list[str]], rng: random.Random, **fixed: str) -> dict[str, str]:
+    """The names of a page or text, those in `fixed` as given."""
+    town, town2 = rng.sample(names["town"], 2)
+    person, person2 = rng.sample(names["person"], 2)
+    drawn = {"town": town, "town2": town2, "person": person, "person2": person2, "animal": rng.choice(names["animal"])}
+    return {**drawn, **fixed}
+
+
 class World:
     """The country of a seed: `names` by kind, `facts`, and methods that write the sentences of pages about them."""
 
@@ -140,6 +165,24 @@ class World:
             "river": self._names("river", 30),
         }
         self.facts = self._draw_facts(num_facts_on_pages)
+
+    def strangers(self) -> dict[str, dict[str, list[str]]]:
+        """Names that stand on no page, by kind: those for training, and those for tests."""
+        rng = random.Random(f"strangers {sorted(self.names['town'])}")
+        words = {name for names in self.names.values() for person in names for name in person.split()}
+        found = {}
+        for kind in ("town", "person", "animal"):
+            unused = sorted({start + end for start in _STARTS for end in _ENDS[kind]} - words - {CAPITAL})
+            unused = [name for name in unused if name.lower() not in words] if kind == "animal" else unused
+            rng.shuffle(unused)
+            if kind == "person":
+                last = sorted({start + end for start in _STARTS for end in _ENDS["family"]} - words)
+                unused = [f"{name} {rng.choice(last)}" for name in unused]
+            found[kind] = [name.lower() if kind == "animal" else name for name in unused]
+        return {
+            "train": {kind: names[: len(names) // 2] for kind, names in found.items()},
+            "test": {kind: names[len(names) // 2 :] for kind, names in found.items()},
+        }
 
     def _names(self, kind: str, count: int) -> list[str]:
         found = sorted({start + end for start in _STARTS for end in _ENDS[kind]} - {CAPITAL})
@@ -177,33 +220,8 @@ class World:
 
     # --- prose
 
-    def sentence(self, template: str, rng: random.Random, cast: dict[str, str]) -> str:
-        """A template with its slots filled; names in `cast` (person, town, animal, ...) stay the same over a page."""
-
-        def fill(match: re.Match) -> str:
-            slot = match.group(1)
-            if slot in cast:
-                return cast[slot]
-            if slot == "num":
-                return str(training_int(rng, 3, 95))
-            if slot == "year":
-                return str(rng.randint(1100, 1999))
-            return rng.choice(CHOICES[slot])
-
-        text = re.sub(r"\{(\w+)\}", fill, template)
-        return _capital(re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text))
-
     def cast(self, rng: random.Random, **fixed: str) -> dict[str, str]:
-        town, town2 = rng.sample(self.names["town"], 2)
-        person, person2 = rng.sample(self.names["person"], 2)
-        drawn = {
-            "town": town,
-            "town2": town2,
-            "person": person,
-            "person2": person2,
-            "animal": rng.choice(self.names["animal"]),
-        }
-        return {**drawn, **fixed}
+        return draw_cast(self.names, rng, **fixed)
 
     def paragraphs(
         self,
@@ -216,7 +234,7 @@ class World:
     ) -> list[str]:
         """Paragraphs of sentences of the topics, no template twice, with the told statements strewn among them."""
         templates = rng.sample([line for topic in topics for line in SENTENCES[topic]], num_paragraphs * num_sentences)
-        lines = [self.sentence(template, rng, cast) for template in templates]
+        lines = [fill_sentence(template, rng, cast) for template in templates]
         sentences = [lines[i : i + num_sentences] for i in range(0, len(lines), num_sentences)]
         for statement in told:
             paragraph = rng.choice(sentences)

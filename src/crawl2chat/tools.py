@@ -1,0 +1,157 @@
+"""Tools a model may call while it answers: a calculator and a search over the corpus.
+
+The model writes `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, the runtime runs the call and puts what comes
+out into a turn of the role `tool`, which no loss is taken of, and the model goes on (`generation.complete_with_tools`).
+Nothing is ever evaluated: the calculator walks the parsed expression with bounded operands, and whatever goes wrong is
+told to the model as a result that begins with "error:". Results are cut to `MAX_RESULT` characters, and no token of the
+chat template in them counts as one, so that a page that was found cannot end the turn or forge another.
+"""
+
+import ast
+import json
+import operator
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from crawl2chat.chat import ADDED_TOKENS, SPECIAL_TOKENS
+from crawl2chat.stage import StageError
+
+MAX_EXPRESSION, MAX_RESULT, MAX_BITS = 200, 400, 512
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
+_CALL = re.compile(r"<tool_call>(.*?)(</tool_call>|$)", re.DOTALL)
+_MARKUP = re.compile("|".join(re.escape(token) for token in sorted(SPECIAL_TOKENS + ADDED_TOKENS, key=len)))
+
+
+def schema(name: str, argument: str, description: str) -> dict:
+    """A tool of one text argument, as chat templates, TRL and OpenAI's protocol take it."""
+    parameters = {"type": "object", "properties": {argument: {"type": "string"}}, "required": [argument]}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+CALCULATOR = schema("calculator", "expression", "works out a sum")
+SEARCH = schema("search", "query", "finds sentences in what was read")
+
+
+def calculate(expression: str) -> str:
+    """The value of an expression of numbers, + - * / // % and brackets; exact, a fraction as a decimal number.
+
+    Raises:
+        ValueError: it is none, too long, divides by zero, or a number in it would become too large.
+    """
+    if len(expression) > MAX_EXPRESSION:
+        raise ValueError(f"the expression is longer than {MAX_EXPRESSION} characters")
+    try:
+        value = _value(ast.parse(expression.strip().replace("×", "*").replace("−", "-"), mode="eval").body)
+    except (SyntaxError, RecursionError, MemoryError):
+        raise ValueError(f"{expression!r} is no expression") from None
+    if value.denominator == 1:
+        return str(value.numerator)
+    return f"{float(value):.10g}"
+
+
+def _value(node: ast.expr) -> Fraction:
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        value = Fraction(str(node.value)) if abs(node.value) < float("inf") else Fraction(2) ** (MAX_BITS + 1)
+    elif isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
+        value = _OPERATORS[type(node.op)](_value(node.operand))
+    elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        try:
+            value = Fraction(_OPERATORS[type(node.op)](_value(node.left), _value(node.right)))
+        except ZeroDivisionError:
+            raise ValueError("division by zero") from None
+    else:
+        raise ValueError("only numbers, + - * / // % and brackets are worked out")
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+        raise ValueError("the number is too large")
+    return value
+
+
+class Search:
+    """BM25 (https://doi.org/10.1561/1500000019, by the library bm25s) over the sentences of a corpus.
+
+    Args:
+        corpus: folder of 4_build_corpus.py.
+
+    Raises:
+        StageError: there is no corpus.
+    """
+
+    def __init__(self, corpus: str | Path):
+        import bm25s
+
+        files = sorted(Path(corpus).glob("*/*.parquet"))
+        if not files:
+            raise StageError(f"{corpus} has no */*.parquet in it; name the folder of 4_build_corpus.py.")
+        texts = [text for file in files for text in pq.read_table(file, columns=["text"])["text"].to_pylist()]
+        sentences = (sentence for text in texts for sentence in re.split(r"(?<=[.!?])\s+", text))
+        self.sentences = list(dict.fromkeys(sentence for sentence in sentences if 10 <= len(sentence) <= MAX_RESULT))
+        self.index = bm25s.BM25()
+        self.index.index(self._words(self.sentences), show_progress=False)
+
+    def __call__(self, query: str, num_results: int = 2) -> str:
+        """The best sentences, one after the other, or "nothing found"."""
+        import bm25s  # noqa: F401
+
+        words = [word for word in self._words([query[:MAX_RESULT]])[0] if word in self.index.vocab_dict]
+        if not words:
+            return "nothing found"
+        found, scores = self.index.retrieve([words], k=min(num_results, len(self.sentences)), show_progress=False)
+        best = [self.sentences[i] for i, points in zip(found[0], scores[0]) if points > 0]
+        return " ".join(best) or "nothing found"
+
+    @staticmethod
+    def _words(texts: list[str]) -> list[list[str]]:
+        return [re.findall(r"\w+", text.lower()) for text in texts]
+
+
+def calls_in(completion: str) -> list[str]:
+    """What stands in each call of a completion, the last one maybe not closed."""
+    return [found[1] for found in _CALL.finditer(completion)]
+
+
+def run_call(call: str, tools: dict[str, tuple[str, Callable[[str], str]]]) -> str:
+    """What one call gives; never raises, for the model is to see what was wrong.
+
+    Args:
+        call: the JSON between the tags.
+        tools: by name, the name of the argument and the function of it.
+    """
+    try:
+        asked = json.loads(call)
+        name, arguments = asked["name"], asked["arguments"]
+        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        argument, function = tools[name]
+        result = str(function(str(arguments[argument])))
+    except json.JSONDecodeError:
+        result = "error: the call is not valid JSON"
+    except KeyError as error:
+        result = f"error: there is no {error}"
+    except (TypeError, AttributeError, RecursionError):
+        result = "error: a call has a name and arguments"
+    except ValueError as error:
+        result = f"error: {error}"
+    return plain(result)[:MAX_RESULT]
+
+
+def plain(text: str) -> str:
+    """The text with the tokens of the template broken, so that they are read as what they are: characters."""
+    return _MARKUP.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+def toolbox(corpus: str | Path | None = None) -> dict[str, tuple[str, Callable[[str], str]]]:
+    """The tools by name, as `run_call` takes them: the calculator, and with a corpus the search."""
+    tools: dict[str, tuple[str, Callable[[str], str]]] = {"calculator": ("expression", calculate)}
+    return tools | ({"search": ("query", Search(corpus))} if corpus else {})
