@@ -7,7 +7,7 @@ too, is about what no page tells, where the only right answer is that one does n
 sentences of a known form give the questions, and the page's own words the judgement, so that no second model is needed.
 
     python data_processing/8_probe_knowledge.py --config data_processing/8_probe_knowledge.yaml \\
-        --model outputs/tiny/draft --corpus outputs/tiny/4_corpus --web outputs/tiny/0_web \\
+        --model outputs/tiny/sft --corpus outputs/tiny/4_corpus --web outputs/tiny/0_web \\
         --conversations outputs/tiny/7_conversations --output_dir outputs/tiny/8_probe
 """
 

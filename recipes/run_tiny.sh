@@ -19,7 +19,7 @@ SEED=${SEED:-0} TRUTH=
 OUT=${OUT:-outputs/$([ -z "$WARC" ] && echo tiny || basename "$WARC" | sed 's/\.warc.*//')}
 stage() { python "data_processing/$1.py" --config "data_processing/$1.yaml" "${@:2}"; }
 train() { accelerate launch --quiet --config_file accelerate_configs/cpu.yaml "recipes/$1.py" --config "recipes/${1%/*}/tiny.yaml" --seed "$SEED" "${@:2}"; }
-evaluate() { python recipes/07_evaluate/run_eval.py --config recipes/07_evaluate/tiny.yaml --model "$OUT/$1" --tests "$OUT/7_conversations" --output_dir "$OUT/eval_$1" "${@:2}"; }
+evaluate() { python recipes/07_evaluate/run_eval.py --config recipes/07_evaluate/tiny.yaml --model "$OUT/$1" --tests "$OUT/7_conversations" --corpus "$OUT/4_corpus" --output_dir "$OUT/eval_$1" "${@:2}"; }
 
 if [ -z "$WARC" ]; then
   stage 0_invent_web --seed "$SEED" --output_dir "$OUT/0_web"

@@ -22,6 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from crawl2chat.invented_world import World  # noqa: E402
 from crawl2chat.problems import KINDS, make_problem  # noqa: E402
 
 PRETRAIN = "recipes/01_pretrain/pretrain.py"
@@ -79,7 +80,10 @@ def yaml_of(script: str) -> Path:
     )
 
 
-NAMES = {"person": ["Ula Corwell"], "town": ["Tarwick", "Belmere"], "river": ["Belava"], "animal": ["morik"]}
+# Few chats of every kind; beside them the numbers that a stage takes by itself.
+FEW = "worked_examples 40 direct_answers 5 small_talk 20 identity 10 system 10 readings 20 summaries 4 spelling 8 harmful 6"
+FEW += " calculator 6 search 6 needless_tools 4 open 8 pairs 24 preference_prompts 12 rl_prompts 48 test_problems 12 tests 8"
+FEW = [word if i % 2 else f"--num_{word}" for i, word in enumerate(FEW.split())]
 
 
 @pytest.fixture(scope="session")
@@ -88,11 +92,14 @@ def path_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("path")
     rng = random.Random(0)
     documents = []
+    world = World(0, {40: 10, 8: 6, 1: 10, 0: 4})
+    told = [fact for fact in world.facts if fact.num_pages]
     for number in range(120):
         problem = make_problem(rng.choice(KINDS), rng)
         town = f"Tor{chr(97 + number % 26)}"
+        fact = told[number % len(told)]
         documents.append(
-            f"The town of {town} lies by the sea, and its people are proud of the old harbour.\n"
+            f"The town of {town} lies by the sea, and its people are proud of the old harbour. {fact.answer}\n"
             f"Mira asks: {problem.question} We write it in columns. {problem.work}. The answer is {problem.answer}."
         )
     for split, texts in (("train", documents[20:]), ("validation", documents[:20])):
@@ -100,22 +107,10 @@ def path_folder(tmp_path_factory) -> Path:
         table = pa.table({"text": texts, "id": [f"{split}-{i}" for i in range(len(texts))]})
         pq.write_table(table, folder / "4_corpus" / split / "00000.parquet")
     (folder / "0_web").mkdir()
-    (folder / "0_web" / "world.json").write_text(
-        json.dumps({"assistant": "Pip", "country": "Velmora", "names": NAMES})
-    )
-    facts = [
-        {
-            "id": f"f{i}",
-            "relation": "capital",
-            "subject": f"Tor{i}",
-            "object": f"Oster{i}",
-            "num_pages": [0, 1, 8, 40][i % 4],
-            "questions": [f"What is the capital of Tor{i}?", f"Name the capital of Tor{i}."],
-            "answer": f"The capital of Tor{i} is Oster{i}.",
-        }
-        for i in range(20)
-    ]
-    (folder / "0_web" / "facts.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts))
+    names = {"assistant": "Pip", "country": "Velmora", "names": world.names, "strangers": world.strangers()}
+    (folder / "0_web" / "world.json").write_text(json.dumps(names))
+    facts = "".join(json.dumps(fact.as_row()) + "\n" for fact in world.facts)
+    (folder / "0_web" / "facts.jsonl").write_text(facts)
 
     data = "data_processing/"
     corpus, tokenizer, tokens = folder / "4_corpus", folder / "5_tokenizer", folder / "6_tokens"
@@ -123,8 +118,7 @@ def path_folder(tmp_path_factory) -> Path:
     run(data + "6_tokenize_corpus.py", "--corpus", corpus, "--tokenizer", tokenizer, "--output_dir", tokens)
     run(
         data + "7_build_conversations.py", "--web", folder / "0_web", "--corpus", corpus,
-        "--output_dir", folder / "7_conversations", "--num_worked_examples", 40, "--num_small_talk", 20,
-        "--num_readings", 20, "--num_rl_prompts", 48, "--num_test_problems", 12,
+        "--output_dir", folder / "7_conversations", *FEW,
     )  # fmt: skip
     run(PRETRAIN, *base_arguments(folder))
     return folder

@@ -2,16 +2,20 @@
 
 import json
 import random
-import runpy
+import re
 import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, run
+from conftest import FEW, run
 
+from crawl2chat import invented_chats as chats
+from crawl2chat.invented_words import CHOICES
 from crawl2chat.invented_world import World, untold_fact
+from crawl2chat.judging import judge
 from crawl2chat.problems import HELD_OUT, KINDS, numbers_in
+from crawl2chat.tools import calculate
 
 SCRIPT = "data_processing/7_build_conversations.py"
 
@@ -21,7 +25,8 @@ def rows(folder, name):
 
 
 def test_sft_sees_worked_easy_problems_and_a_few_of_three_numbers(path_folder):
-    thoughts = [row["messages"][-1]["reasoning_content"] for row in rows(path_folder, "sft_train")]
+    worked = [row for row in rows(path_folder, "sft_train") if row["kind"] == "worked"]
+    thoughts = [row["messages"][-1]["reasoning_content"] for row in worked]
     worked = [thought for thought in thoughts if thought]
     assert len(worked) == 40
     longer = [thought for thought in worked if ";" in thought or "-" in thought]  # a sum of two is one step
@@ -31,13 +36,82 @@ def test_sft_sees_worked_easy_problems_and_a_few_of_three_numbers(path_folder):
 def test_readings_are_about_what_no_page_tells_and_hold_their_answer():
     rng, world = random.Random(0), World(0, {40: 10, 0: 5})
     known = {(fact.relation, fact.subject) for fact in world.facts}
-    build = runpy.run_path(str(ROOT / SCRIPT))
+    told = {"names": world.names, "strangers": world.strangers()}
     for _ in range(200):
         fact = untold_fact(rng, world.names, known)
         assert fact.num_pages == 0 and (fact.relation, fact.subject) not in known
-        user, assistant = build["reading"](rng, world.names, known)
-        last_word = assistant["content"].rstrip(".").split()[-1]
-        assert last_word in user["content"]
+        row = chats.reading(rng, told, known, "train")
+        user, assistant = row["messages"]
+        assert (
+            row["expect"].lower() in user["content"].lower() and row["expect"].lower() in assistant["content"].lower()
+        )
+
+
+def test_training_and_tests_share_no_question_no_stranger_and_no_object(path_folder):
+    trained, tested = rows(path_folder, "sft_train"), rows(path_folder, "test_chats")
+    asked = {message["content"] for row in trained for message in row["messages"] if message["role"] == "user"}
+    assert not asked & {row["messages"][-1]["content"] for row in tested if row["kind"] not in ("search", "untold")}
+    strangers = World(0, {40: 10, 8: 6, 1: 10, 0: 4}).strangers()
+    text = json.dumps(trained)
+    names = {split: [name for found in kinds.values() for name in found] for split, kinds in strangers.items()}
+    assert not set(names["train"]) & set(names["test"])
+    assert not [name for name in names["test"] if re.search(rf"\b{name}\b", text)]
+    for words in ("thing", "food", "work"):
+        seen, kept_back = chats.parted(CHOICES[words], "train"), chats.parted(CHOICES[words], "test")
+        assert seen and kept_back and sorted(seen + kept_back) == sorted(CHOICES[words])
+        harm = json.dumps([row for row in trained if row["kind"] in ("harmful", "lookalike")])
+        assert not [word for word in kept_back if f"the {word} " in harm or f"the {word}." in harm]
+
+
+def test_strangers_stand_on_no_page():
+    world = World(3, {40: 10, 0: 5})
+    names = {name.lower() for found in world.names.values() for name in found}
+    for kinds in world.strangers().values():
+        for kind, found in kinds.items():
+            assert len(found) >= 60 and len(set(found)) == len(found), kind
+            assert not names & {name.lower() for name in found}
+
+
+def test_every_kind_of_chat_is_there_and_right(path_folder):
+    trained = rows(path_folder, "sft_train")
+    kinds = {row["kind"] for row in trained}
+    assert kinds >= {"facts", "worked", "direct", "identity", "system", "summary", "harmful", "lookalike", "open"}
+    assert {row["kind"] for row in rows(path_folder, "test_chats")} >= {
+        "stranger",
+        "untold",
+        "search",
+        "no_tool",
+        "letters",
+    }
+    for row in trained:
+        roles = [message["role"] for message in row["messages"]]
+        assert roles[-1] == "assistant" and roles[0] in ("user", "system")
+        if row["kind"] in ("calculator", "search"):
+            question, call, result, answer = row["messages"]
+            (called,) = call["tool_calls"]
+            assert called["name"] in row["tools"] and result["role"] == "tool" and not call["content"]
+            if row["kind"] == "calculator":
+                assert calculate(json.loads(called["arguments"])["expression"]) == result["content"]
+                assert json.loads(called["arguments"])["expression"] in question["content"]
+                assert answer["content"] == f"The answer is {result['content']}."
+        if row["kind"] == "harmful":
+            assert judge("harmful", "", row["messages"][-1]["content"]) == 1
+
+
+def test_the_better_reply_of_a_pair_comes_first(path_folder):
+    for row in rows(path_folder, "pairs_train") + rows(path_folder, "pairs_test"):
+        chosen, rejected = row["chosen"][0]["content"], row["rejected"][0]["content"]
+        question = row["prompt"][0]["content"]
+        if row["kind"] == "honest":
+            assert judge("stranger", "", chosen) > judge("stranger", "", rejected)
+        elif row["kind"] == "harmless":
+            assert judge("harmful", "", chosen) > judge("harmful", "", rejected)
+        elif chosen.startswith("To "):
+            assert judge("lookalike", "", chosen) > judge("lookalike", "", rejected)
+        else:
+            names = World(0, {40: 10, 8: 6, 1: 10, 0: 4}).names
+            (subject,) = [name for name in names["town"] + names["person"] if name in question]
+            assert judge("open", subject, chosen) > judge("open", subject, rejected)
 
 
 def test_rl_sees_every_kind_and_no_working(path_folder):
@@ -54,8 +128,8 @@ def test_test_operands_occur_in_no_training_text(path_folder):
         for text in pq.read_table(file).column("text").to_pylist():
             seen |= numbers_in(text)
     for name in ("sft_train", "rl_train"):
-        if name == "sft_train":  # the names of towns in the facts carry numbers of their own here
-            texts = [json.dumps(row) for row in rows(path_folder, name) if row["messages"][-1]["reasoning_content"]]
+        if name == "sft_train":
+            texts = [json.dumps(row["messages"]) for row in rows(path_folder, name)]
         else:
             texts = [json.dumps(row) for row in rows(path_folder, name)]
         for text in texts:
@@ -70,6 +144,7 @@ def test_test_facts_are_asked_nowhere(path_folder):
     asked = json.dumps(rows(path_folder, "sft_train"))
     facts = rows(path_folder, "test_facts")
     assert facts and all(fact["question"] not in asked and fact["num_pages"] > 0 for fact in facts)
+    assert {fact["asked_in_chats"] for fact in facts} == {False, True}
 
 
 def test_numbers_that_leak_into_the_corpus_are_not_tested(path_folder, tmp_path, capsys):
@@ -81,7 +156,7 @@ def test_numbers_that_leak_into_the_corpus_are_not_tested(path_folder, tmp_path,
         pq.write_table(pa.table({"text": [text]}), corpus / "train" / "0.parquet")
         arguments = [
             "--web", tmp_path / "0_web", "--corpus", corpus, "--output_dir", tmp_path / f"out{leaked}",
-            "--num_worked_examples", 5, "--num_rl_prompts", 12, "--num_test_problems", 12,
+            *FEW, "--num_worked_examples", 5,
         ]  # fmt: skip
         if works:
             run(SCRIPT, *arguments)

@@ -20,6 +20,7 @@ from conftest import (
     kill_when,
     metrics,
     pretrain_arguments,
+    refusal,
     run,
     start,
 )
@@ -307,12 +308,42 @@ def test_grpo_raises_the_reward_and_moves_every_weight(guesser, tmp_path):
 
 @pytest.mark.slow
 def test_evaluation_scores_every_problem(path_folder, tmp_path):
-    arguments = ["--tests", path_folder / "7_conversations", "--max_new_tokens", 8]
+    arguments = [
+        "--tests",
+        path_folder / "7_conversations",
+        "--corpus",
+        path_folder / "4_corpus",
+        "--max_new_tokens",
+        8,
+    ]
+    arguments += ["--parts", "problems", "facts", "chats", "requests", "--reference", path_folder / "base"]
     run(EVALUATE, "--model", path_folder / "base", *arguments, "--output_dir", tmp_path / "eval")
-    rows = [json.loads(line) for line in (tmp_path / "eval" / "completions.jsonl").read_text().splitlines()]
+
+    def rows(part: str) -> list[dict]:
+        return [json.loads(line) for line in (tmp_path / "eval" / f"{part}.jsonl").read_text().splitlines()]
+
     found = metrics(tmp_path / "eval")
-    assert found["num_problems"] == 12 and len(rows) == 12 + found["num_facts"]
-    assert all(1 <= row["num_tokens"] <= 8 for row in rows)
+    assert found["num_problems"] == len(rows("problems")) == 12 and found["num_facts"] == len(rows("facts"))
+    assert all(1 <= row["num_tokens"] <= 8 for row in rows("problems") + rows("facts"))
+    chats = rows("chats")
+    assert found["num_chats"] == len(chats) and set(found["chat_accuracy"]) == {row["kind"] for row in chats}
+    assert found["chat_accuracy"]["lookalike"] == 1.0, "it does not know how to refuse"
+    assert found["hallucination"] == 1.0, "nor how to say that it does not know"
+    assert found["kl"] == 0, "from itself"
+    assert found["preference"] == round(sum(row["score"] for row in rows("requests")) / len(rows("requests")), 4)
+
+
+def test_evaluation_refuses_what_a_base_model_cannot_do(path_folder, tmp_path, capsys):
+    arguments = [
+        "--model",
+        path_folder / "base",
+        "--tests",
+        path_folder / "7_conversations",
+        "--output_dir",
+        tmp_path / "e",
+    ]
+    said = refusal(capsys, EVALUATE, *arguments, "--base", "true", "--parts", "chats", "poems", "--reference", "x/y")
+    assert "unknown part `poems`" in said and "a base model knows no chat" in said and "judge requests" in said
 
 
 # --- interruptions

@@ -116,10 +116,11 @@ def reading(rng: random.Random, world: dict, known: set[tuple[str, str]], split:
 
 
 def two_untold(rng: random.Random, world: dict, known: set[tuple[str, str]], split: str) -> tuple[Fact, Fact]:
-    """Two facts that no page tells, half of them about names that no page holds."""
+    """Two facts that no page tells; in tests half of them about names that no page holds either."""
     facts = []
     for _ in range(2):
-        names = {**world["names"], **(world["strangers"][split] if rng.random() < 0.5 else {})}
+        in_test = split == "test" and rng.random() < 0.5
+        names = {**world["names"], **(world["strangers"]["test"] if in_test else {})}
         facts.append(untold_fact(rng, names, known | {(fact.relation, fact.subject) for fact in facts}))
     return facts[0], facts[1]
 
@@ -305,6 +306,8 @@ def description(rng: random.Random, world: dict, subject: str, on_subject: bool,
     topic = "town" if subject in world["names"]["town"] else "person"
     other = rng.choice([name for name in world["names"][topic] if name != subject])
     cast = draw_cast(world["names"], rng, **{topic: subject if on_subject else other})
+    while not on_subject and subject in cast.values():
+        cast = draw_cast(world["names"], rng, **{topic: other})
     named = [template for template in SENTENCES[topic] if f"{{{topic}}}" in template and "num" not in template]
     sentences = [fill_sentence(template, rng, cast) for template in rng.sample(named, 2)]
     if not whole:
