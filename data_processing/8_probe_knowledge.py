@@ -6,8 +6,8 @@ taught to say that it does not know; what it is right about it is taught to answ
 too, is about what no page tells, where the only right answer is that one does not know. It departs from Llama 3 in that
 sentences of a known form give the questions, and the page's own words the judgement, so that no second model is needed.
 
-    python data_processing/8_probe_knowledge.py --config data_processing/8_probe_knowledge.yaml \\
-        --model outputs/tiny/sft --corpus outputs/tiny/4_corpus --web outputs/tiny/0_web \\
+    python data_processing/8_probe_knowledge.py --config data_processing/8_probe_knowledge.yaml \
+        --model outputs/tiny/sft --corpus outputs/tiny/4_corpus --web outputs/tiny/0_web \
         --conversations outputs/tiny/7_conversations --output_dir outputs/tiny/8_probe
 """
 
