@@ -60,7 +60,15 @@ def test_there_are_scripts_and_configs():
 def test_yaml_is_accepted_by_its_script(config, monkeypatch, tmp_path):
     types = config_types(script_of(config), monkeypatch)
     names = {field.name for config_type in types for field in dataclasses.fields(config_type)}
-    given = {"output_dir": str(tmp_path), "model": "m", "chats": "c", "prompts": "p", "tokens": "t", "warc": "w"}
+    given = {
+        "output_dir": str(tmp_path),
+        "model": "m",
+        "chats": "c",
+        "prompts": "p",
+        "tokens": "t",
+        "warc": "w",
+        "pairs": "q",
+    }
     flags = required_flags(types) + [word for name in given if name in names for word in (f"--{name}", given[name])]
     parse(["--config", str(config), *flags], *types, StageArguments)
 

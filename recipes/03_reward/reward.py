@@ -1,0 +1,98 @@
+"""Preference pairs -> reward model: TRL's RewardTrainer on a chat model whose head gives one number.
+
+The loss is Bradley-Terry's, -log sigmoid(reward of the chosen - reward of the rejected reply), as in InstructGPT
+(https://arxiv.org/abs/2203.02155). Held-out pairs tell the accuracy, whether its probabilities can be believed, and what
+length alone would give.
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/03_reward/reward.py \
+        --config recipes/03_reward/tiny.yaml --model outputs/tiny/sft --pairs outputs/tiny/7_conversations \
+        --output_dir outputs/tiny/reward
+"""
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification, set_seed
+from trl import RewardConfig, RewardTrainer
+
+from crawl2chat.chat import load_model, load_tokenizer, local
+from crawl2chat.pairs import length_baseline, preference_metrics, read_pairs, rewards
+from crawl2chat.stage import StageError, bounded, run_stage
+from crawl2chat.training import FastPrecision, train
+
+
+@dataclass
+class RewardModelConfig(FastPrecision, RewardConfig):
+    model: str = field(default="", metadata={"help": "Folder or Hub id of a chat model."})
+    pairs: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py, or a file of pairs."})
+    test_share: float = bounded(0.2, "Share of the prompts of one file that are held out.", low=0.01, high=0.9)
+
+    def problems(self) -> list[str]:
+        names = ("model", "pairs")
+        return [f"--{name} is missing; name a folder." for name in names if not getattr(self, name)]
+
+
+def load_pairs(config: RewardModelConfig, tokenizer) -> tuple[list[dict], list[dict]]:
+    """Training and held-out pairs, none of them longer than the context; of one file, no prompt is in both."""
+    if Path(config.pairs).is_dir():
+        train_pairs, test_pairs = read_pairs(config.pairs, "train"), read_pairs(config.pairs, "test")
+    else:
+        rows = read_pairs(config.pairs)
+        firsts = sorted({row["prompt"][0]["content"] for row in rows})
+        held_out = set(random.Random(config.seed).sample(firsts, round(config.test_share * len(firsts))))
+        train_pairs = [row for row in rows if row["prompt"][0]["content"] not in held_out]
+        test_pairs = [row for row in rows if row["prompt"][0]["content"] in held_out]
+
+    def fits(row: dict) -> bool:
+        chats = [row["prompt"] + row[name] for name in ("chosen", "rejected")]
+        return all(len(tokenizer.apply_chat_template(chat)["input_ids"]) <= config.max_length for chat in chats)
+
+    kept = [[row for row in rows if not config.max_length or fits(row)] for rows in (train_pairs, test_pairs)]
+    if not all(kept):
+        raise StageError(f"no pair of {config.pairs} fits into `max_length` {config.max_length} tokens; raise it.")
+    return kept[0], kept[1]
+
+
+def preflight(config: RewardModelConfig) -> dict:
+    tokenizer = load_tokenizer(config.model, for_chat=True)
+    model = load_model(config.model, tokenizer)
+    train_pairs, test_pairs = load_pairs(config, tokenizer)
+    chats = {name: train_pairs[0]["prompt"] + train_pairs[0][name] for name in ("chosen", "rejected")}
+    return {
+        "parameters": model.num_parameters(),
+        "pairs": len(train_pairs),
+        "held_out_pairs": len(test_pairs),
+        **{name: tokenizer.apply_chat_template(chat, tokenize=False) for name, chat in chats.items()},
+    }
+
+
+def main(config: RewardModelConfig) -> dict:
+    set_seed(config.seed)
+    tokenizer = load_tokenizer(config.model, for_chat=True)
+    train_pairs, test_pairs = load_pairs(config, tokenizer)
+    model = AutoModelForSequenceClassification.from_pretrained(config.model, num_labels=1, dtype=torch.float32)
+    model.config.pad_token_id = tokenizer.pad_token_id
+
+    columns = ("prompt", "chosen", "rejected")
+    dataset = Dataset.from_list([{name: row[name] for name in columns} for row in train_pairs])
+    trainer = RewardTrainer(model=model, args=config, train_dataset=dataset, processing_class=tokenizer)
+    trained = train(trainer)
+    trainer.save_model(config.output_dir)  # safetensors and the tokenizer
+
+    judge = trainer.accelerator.unwrap_model(trainer.model)
+    chosen, rejected = (
+        rewards(judge, tokenizer, [row["prompt"] + row[name] for row in test_pairs]) for name in ("chosen", "rejected")
+    )
+    return {
+        **preference_metrics(test_pairs, chosen, rejected),
+        **length_baseline(train_pairs, test_pairs),
+        **trained,
+        "num_train_pairs": len(train_pairs),
+    }
+
+
+if __name__ == "__main__":
+    run_stage(main, RewardModelConfig, inputs=lambda config: [*local(config.model), config.pairs], preflight=preflight)

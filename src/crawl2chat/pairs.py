@@ -1,0 +1,135 @@
+"""Preference pairs: reading and checking them, and what a reward model makes of them."""
+
+import gzip
+import json
+import math
+import warnings
+from collections import Counter
+from pathlib import Path
+from statistics import mean
+
+import torch
+
+from crawl2chat.stage import StageError
+
+
+def read_pairs(path: str | Path, split: str = "train") -> list[dict]:
+    """The pairs of `pairs_{split}.jsonl` in a folder, or of one file; HH-RLHF's dialogues are turned into chats.
+
+    Those whose replies are equal or empty, or whose prompt does not end with the user, are left out, with a warning.
+
+    Returns:
+        rows with `prompt`, `chosen` and `rejected` (lists of messages) and `kind`.
+
+    Raises:
+        StageError: there is no such file, a line is no pair, or none is left.
+    """
+    file = Path(path) / f"pairs_{split}.jsonl" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise StageError(f"{file} does not exist; run 7_build_conversations.py first, or name a file of pairs.")
+    with gzip.open(file, "rt") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+        rows = [_as_pair(json.loads(line), f"{file}, line {number}") for number, line in enumerate(lines, 1)]
+    faults = Counter(fault for row in rows if (fault := _fault(row)))
+    if faults:
+        told = ", ".join(f"{count} {fault}" for fault, count in sorted(faults.items()))
+        warnings.warn(f"{file}: left out of {len(rows)} pairs: {told}.", stacklevel=2)
+    kept = [row for row in rows if not _fault(row)]
+    if not kept:
+        raise StageError(f"{file} holds no pair to learn from; each needs a prompt and two different replies.")
+    return kept
+
+
+def _fault(row: dict) -> str:
+    chosen, rejected = row["chosen"][-1]["content"], row["rejected"][-1]["content"]
+    if not chosen.strip() or not rejected.strip():
+        return "with an empty reply"
+    if chosen == rejected:
+        return "with equal replies"
+    return "" if row["prompt"] and row["prompt"][-1]["role"] == "user" else "whose prompt does not end with the user"
+
+
+def _as_pair(row: dict, where: str) -> dict:
+    try:
+        if isinstance(row["chosen"], str):
+            prompt, chosen = _dialogue(row["chosen"])
+            return {"prompt": prompt, "chosen": [chosen], "rejected": [_dialogue(row["rejected"])[1]], "kind": "real"}
+        lasts = [row[name][-1]["content"] for name in ("chosen", "rejected")]
+        assert all(isinstance(text, str) for text in lasts)
+        return {name: row[name] for name in ("prompt", "chosen", "rejected")} | {"kind": row.get("kind", "all")}
+    except (KeyError, IndexError, TypeError, AssertionError):
+        raise StageError(f"{where} is no preference pair; it needs prompt, chosen and rejected messages.") from None
+
+
+def _dialogue(text: str) -> tuple[list[dict], dict]:
+    """The turns of HH-RLHF's format (https://arxiv.org/abs/2204.05862), and the last reply apart."""
+    messages = []
+    for part in text.split("\n\nHuman:")[1:]:
+        user, *replies = part.split("\n\nAssistant:")
+        messages.append({"role": "user", "content": user.strip()})
+        messages += [{"role": "assistant", "content": reply.strip()} for reply in replies[:1]]
+    return messages[:-1], messages[-1]
+
+
+@torch.no_grad()
+def rewards(model, tokenizer, chats: list[list[dict]], batch_size: int = 64) -> list[float]:
+    """The reward of each chat; padding on the right changes none, since the last token of each is looked at."""
+    model.eval()
+    found: list[float] = []
+    for start in range(0, len(chats), batch_size):
+        texts = [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats[start : start + batch_size]]
+        batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
+        batch.pop("token_type_ids", None)
+        found += model(**batch.to(model.device)).logits[:, 0].float().tolist()
+    if not all(math.isfinite(reward) for reward in found):
+        number = next(i for i, reward in enumerate(found) if not math.isfinite(reward))
+        raise StageError(f"the reward of chat {number + 1} is {found[number]}; train with a lower learning rate.")
+    return found
+
+
+def preference_metrics(rows: list[dict], chosen: list[float], rejected: list[float], num_bins: int = 10) -> dict:
+    """Accuracy with its standard error, by kind, and how far the stated probabilities can be believed.
+
+    The probability that the first reply is the better one is sigmoid(chosen - rejected) (Bradley-Terry). Each pair is
+    counted for the reply that it prefers: `calibration` holds [mean probability, share that is right, pairs] by bin, and
+    the expected calibration error is their mean distance (https://arxiv.org/abs/1706.04599).
+    """
+    margins = [a - b for a, b in zip(chosen, rejected)]
+    right = [float(margin > 0) + 0.5 * (margin == 0) for margin in margins]
+    bins: dict[int, list[tuple[float, float]]] = {}
+    for margin, hit in zip(margins, right):
+        sure = 1 / (1 + math.exp(-min(abs(margin), 700)))
+        bins.setdefault(min(int((sure - 0.5) * 2 * num_bins), num_bins - 1), []).append((sure, hit))
+    calibration = [
+        [round(mean(p for p, _ in found), 4), round(mean(hit for _, hit in found), 4), len(found)]
+        for _, found in sorted(bins.items())
+    ]
+    by_kind: dict[str, list[float]] = {}
+    for row, hit in zip(rows, right):
+        by_kind.setdefault(row["kind"], []).append(hit)
+    accuracy = mean(right)
+    return {
+        "accuracy": round(accuracy, 4),
+        "standard_error": round((accuracy * (1 - accuracy) / len(right)) ** 0.5, 4),
+        "accuracy_by_kind": {kind: round(mean(hits), 4) for kind, hits in sorted(by_kind.items())},
+        "mean_margin": round(mean(margins), 4),
+        "calibration": calibration,
+        "expected_calibration_error": round(
+            sum(abs(sure - hit) * count for sure, hit, count in calibration) / len(right), 4
+        ),
+        "num_pairs": len(rows),
+    }
+
+
+def length_baseline(train: list[dict], test: list[dict]) -> dict[str, float]:
+    """What one gets by length alone: the longer reply, or the shorter if that is more often right in training."""
+
+    def longer(row: dict) -> float:
+        ours, theirs = (len(row[name][-1]["content"]) for name in ("chosen", "rejected"))
+        return float(ours > theirs) + 0.5 * (ours == theirs)
+
+    share = mean(longer(row) for row in train)
+    found = mean(longer(row) for row in test)
+    return {
+        "longer_is_chosen": round(share, 4),
+        "length_only_accuracy": round(found if share >= 0.5 else 1 - found, 4),
+    }
