@@ -38,6 +38,7 @@ train 01_pretrain/pretrain --tokens "$OUT/6_tokens" --output_dir "$OUT/base"
 if [ -z "$WARC" ]; then
   stage 7_build_conversations --seed "$SEED" --web "$OUT/0_web" --corpus "$OUT/4_corpus" --output_dir "$OUT/7_conversations"
   train 02_sft/sft --model "$OUT/base" --chats "$OUT/7_conversations" --output_dir "$OUT/sft"
+  train 03_reward/reward --model "$OUT/sft" --pairs "$OUT/7_conversations" --output_dir "$OUT/reward"
   train 06_grpo/grpo --model "$OUT/sft" --prompts "$OUT/7_conversations" --output_dir "$OUT/grpo"
   train 02_sft/sft --model "$OUT/sft" --chats "$OUT/7_conversations" --match_seconds_of "$OUT/grpo" --output_dir "$OUT/control"
   evaluate base --base true

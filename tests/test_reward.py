@@ -134,4 +134,4 @@ def test_bad_input(easy, path_folder, tmp_path, capsys):
     out = ["--output_dir", tmp_path / "out"]
     assert "--model is missing" in refusal(capsys, REWARD, "--use_cpu", "true", "--pairs", easy, *out)
     said = refusal(capsys, REWARD, *arguments(path_folder, "--pairs", easy, "--max_length", 4, *out))
-    assert "fits into `max_length` 4" in said and not (tmp_path / "out" / "run.yaml").exists()
+    assert "none of 96 pairs fits into `max_length` 4" in said and not (tmp_path / "out" / "run.yaml").exists()

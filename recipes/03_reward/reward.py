@@ -19,8 +19,8 @@ from transformers import AutoModelForSequenceClassification, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from crawl2chat.chat import load_model, load_tokenizer, local
-from crawl2chat.pairs import length_baseline, preference_metrics, read_pairs, rewards
-from crawl2chat.stage import StageError, bounded, run_stage
+from crawl2chat.pairs import fitting, length_baseline, preference_metrics, read_pairs, rewards
+from crawl2chat.stage import bounded, run_stage
 from crawl2chat.training import FastPrecision, train
 
 
@@ -45,15 +45,7 @@ def load_pairs(config: RewardModelConfig, tokenizer) -> tuple[list[dict], list[d
         held_out = set(random.Random(config.seed).sample(firsts, round(config.test_share * len(firsts))))
         train_pairs = [row for row in rows if row["prompt"][0]["content"] not in held_out]
         test_pairs = [row for row in rows if row["prompt"][0]["content"] in held_out]
-
-    def fits(row: dict) -> bool:
-        chats = [row["prompt"] + row[name] for name in ("chosen", "rejected")]
-        return all(len(tokenizer.apply_chat_template(chat)["input_ids"]) <= config.max_length for chat in chats)
-
-    kept = [[row for row in rows if not config.max_length or fits(row)] for rows in (train_pairs, test_pairs)]
-    if not all(kept):
-        raise StageError(f"no pair of {config.pairs} fits into `max_length` {config.max_length} tokens; raise it.")
-    return kept[0], kept[1]
+    return tuple(fitting(rows, tokenizer, config.max_length) for rows in (train_pairs, test_pairs))
 
 
 def preflight(config: RewardModelConfig) -> dict:

@@ -70,6 +70,27 @@ def _dialogue(text: str) -> tuple[list[dict], dict]:
     return messages[:-1], messages[-1]
 
 
+def fitting(rows: list[dict], tokenizer, max_length: int | None) -> list[dict]:
+    """The pairs both of whose chats are at most `max_length` tokens long; none is cut in the middle of a reply.
+
+    Raises:
+        StageError: none is left.
+    """
+
+    def fits(row: dict) -> bool:
+        chats = [row["prompt"] + row[name] for name in ("chosen", "rejected")]
+        return all(len(tokenizer.apply_chat_template(chat)["input_ids"]) <= max_length for chat in chats)
+
+    kept = [row for row in rows if not max_length or fits(row)]
+    if not kept:
+        raise StageError(f"none of {len(rows)} pairs fits into `max_length` {max_length} tokens; raise it.")
+    if len(kept) < len(rows):
+        warnings.warn(
+            f"{len(rows) - len(kept)} of {len(rows)} pairs are longer than {max_length} tokens.", stacklevel=2
+        )
+    return kept
+
+
 @torch.no_grad()
 def rewards(model, tokenizer, chats: list[list[dict]], batch_size: int = 64) -> list[float]:
     """The reward of each chat; padding on the right changes none, since the last token of each is looked at."""
