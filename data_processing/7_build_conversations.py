@@ -94,7 +94,7 @@ def main(config: ConversationsConfig) -> dict:
     test_facts = testable[: round(config.test_fact_share * len(testable))]
     chat_facts = [fact for fact in told if fact not in test_facts]
 
-    turns = [chats.turn(question, fact.answer) for fact in chat_facts for question in fact.questions[:3]]
+    turns = [chats.turn(question, fact.answer) for fact in chat_facts for question in fact.questions]
     rng.shuffle(turns)
     rows = list(in_conversations(turns, rng))
     for count, draw in kinds_of_chats(config, rng, world, known, turns):
@@ -134,9 +134,7 @@ def main(config: ConversationsConfig) -> dict:
     write_jsonl(out / "rl_train.jsonl", prompts)
     problems = [{"question": p.question, "answer": str(p.answer), "kind": p.kind} for p in test_problems]
     write_jsonl(out / "test_problems.jsonl", problems)
-    write_jsonl(
-        out / "test_facts.jsonl", [*asked(test_facts, slice(0, 2), False), *asked(chat_facts, slice(3, 4), True)]
-    )
+    write_jsonl(out / "test_facts.jsonl", asked(test_facts))
     write_jsonl(out / "test_chats.jsonl", tests)
     requests = [chats.preference_prompt(rng, world, "test") for _ in range(3 * config.num_tests)]
     write_jsonl(out / "test_requests.jsonl", [as_test(row) for row in requests])
@@ -240,11 +238,11 @@ def at_once(problem: Problem) -> str:
     return f"Answer at once. {problem.question}"
 
 
-def asked(facts: list[chats.Fact], which: slice, in_chats: bool) -> list[dict]:
+def asked(facts: list[chats.Fact]) -> list[dict]:
     return [
-        {"question": question, "object": fact.object, "num_pages": fact.num_pages, "asked_in_chats": in_chats}
+        {"question": question, "object": fact.object, "num_pages": fact.num_pages}
         for fact in facts
-        for question in fact.questions[which]
+        for question in fact.questions[:2]
     ]
 
 

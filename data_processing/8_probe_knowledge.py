@@ -72,7 +72,7 @@ def main(config: ProbeConfig) -> dict:
     world = json.loads(Path(config.web, "world.json").read_text())
     told = facts_told(config)
 
-    tested = {row["question"] for row in read(config, "test_facts") if not row["asked_in_chats"]}
+    tested = {row["question"] for row in read(config, "test_facts")}
     facts = [fact for fact in told if not tested.intersection(fact.questions)]
     questions = [fact.questions[i % 3] for fact in facts for i in range(config.num_samples)]
     requests = [{"messages": [{"role": "user", "content": question}]} for question in questions]

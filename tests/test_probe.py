@@ -74,7 +74,7 @@ def test_what_it_knows_is_asked_and_what_it_does_not_know_is_admitted(path_folde
 
 def test_tested_facts_are_not_probed(path_folder, tmp_path, monkeypatch):
     tests = rows(path_folder / "7_conversations" / "test_facts.jsonl")
-    tested = {row["question"] for row in tests if not row["asked_in_chats"]}
+    tested = {row["question"] for row in tests}
     asked = set()
     probe_with(lambda question: asked.add(question) or "", path_folder, tmp_path / "out", monkeypatch)
     assert asked and not asked & tested

@@ -130,19 +130,14 @@ def score_problems(rows: list[dict], base: bool) -> dict:
 
 
 def score_facts(rows: list[dict], base: bool) -> dict:
-    """Right, unknown or invented; of facts that chats ask about (in other words) and of those that only pages tell."""
+    """Right, said to be unknown, or neither, which is invented; of facts that pages tell and no chat asks about."""
     for row in rows:
         sentence = row["completion"].split(".")[0] if base else row["completion"]
         row["score"] = float(row["object"].lower() in sentence.lower())
         row["unknown"] = float(says_unknown(row["completion"]) and not row["score"])
-    untaught = [row for row in rows if not row["asked_in_chats"]]
     return {
-        "fact_accuracy_by_num_pages": mean_by(untaught, "num_pages", "score"),
-        "fact_unknown_by_num_pages": mean_by(untaught, "num_pages", "unknown"),
-        "chat_fact_accuracy_by_num_pages": mean_by(
-            [row for row in rows if row["asked_in_chats"]], "num_pages", "score"
-        ),
-        "unknown_by_num_pages": mean_by(rows, "num_pages", "unknown"),
+        "fact_accuracy_by_num_pages": mean_by(rows, "num_pages", "score"),
+        "fact_unknown_by_num_pages": mean_by(rows, "num_pages", "unknown"),
         "num_facts": len(rows),
     }
 

@@ -27,7 +27,7 @@ REPEATED = {
         "accuracy": "sft_accuracy",
         "completion_tokens": "sft_completion_tokens",
         "hallucination": "hallucination_after",
-        "unknown_by_num_pages.40": "over_refusal",
+        "fact_unknown_by_num_pages.40": "over_refusal",
         "chat_accuracy.identity": "identity_accuracy",
         "chat_accuracy.harmful": "refusal_rate",
         "chat_accuracy.calculator": "tool_accuracy",
