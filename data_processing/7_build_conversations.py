@@ -164,7 +164,7 @@ def kinds_of_chats(
     def needless() -> dict:
         fact = chats.row("fact", rng.choice(turns))
         plain = rng.choice([fact, chats.identity(rng, world, "train"), chats.small_talk(rng, world)])
-        return chats.with_needless_tools(rng, plain)
+        return chats.with_needless_tools(plain)
 
     return [
         (config.num_direct_answers, direct),

@@ -42,7 +42,7 @@ if [ -z "$WARC" ]; then
   train 06_grpo/grpo --model "$OUT/sft" --prompts "$OUT/7_conversations" --output_dir "$OUT/grpo"
   train 02_sft/sft --model "$OUT/sft" --chats "$OUT/7_conversations" --match_seconds_of "$OUT/grpo" --output_dir "$OUT/control"
   evaluate base --base true
-  evaluate sft
+  evaluate sft --parts problems facts chats
   evaluate control
   evaluate grpo
 fi

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -64,6 +65,21 @@ def kill_when(appears: str, script: str, arguments: list, out: Path) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert list(out.glob(appears)) and not (out / "run.yaml").exists(), "killed too early or too late"
+
+
+@contextmanager
+def killed_at(step: int, trainer_class: type):
+    """Inside, a training dies as it begins to write the checkpoint of a step."""
+    save = trainer_class.save_model
+
+    def save_or_die(trainer, output_dir=None, *more, **options):
+        if str(output_dir).endswith(f"checkpoint-{step}"):
+            raise KeyboardInterrupt
+        save(trainer, output_dir, *more, **options)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer_class, "save_model", save_or_die)
+        yield
 
 
 def metrics(folder: Path) -> dict:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT, metrics, refusal, run
+from conftest import ROOT, killed_at, metrics, refusal, run
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from trl import DPOTrainer
@@ -44,17 +44,9 @@ def test_it_learns_what_people_prefer(polite, path_folder):
     assert AutoModelForCausalLM.from_pretrained(polite / "dpo").generation_config.eos_token_id
 
 
-def test_interrupted_as_uninterrupted(polite, path_folder, tmp_path, monkeypatch):
+def test_interrupted_as_uninterrupted(polite, path_folder, tmp_path):
     given = [*arguments(path_folder, polite, tmp_path / "dpo"), "--save_steps", 6]
-    save = DPOTrainer.save_model
-
-    def killed(trainer, output_dir=None, *more, **options):
-        if "checkpoint-12" in str(output_dir):
-            raise KeyboardInterrupt
-        save(trainer, output_dir, *more, **options)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(DPOTrainer, "save_model", killed)
+    with killed_at(12, DPOTrainer):
         run(DPO, *given)
     assert (tmp_path / "dpo/checkpoint-6/trainer_state.json").is_file()
     run(DPO, *given)

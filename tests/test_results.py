@@ -27,6 +27,8 @@ def test_every_figure_is_there(results):
     assert counts | accuracies | {"seconds_total", "bits_per_byte"} <= set(results)
     assert all(results[name] > 0 for name in counts)
     assert all(0 <= results[name] <= 1 for name in accuracies)
+    assert results["identity_accuracy"] >= 0.9 and results["reward_accuracy"] >= 0.8
+    assert results["hallucination_before"] > 0.8
     assert results["pages_kept"] < results["pages_in"]
     assert 0 < results["bits_per_byte"] < 8  # 8 is knowing nothing
 

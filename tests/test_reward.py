@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT, metrics, refusal, run
+from conftest import ROOT, killed_at, metrics, refusal, run
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 from trl import RewardTrainer
@@ -67,18 +67,10 @@ def test_padding_changes_no_reward(easy):
         rewards(model, tokenizer, chats)
 
 
-def test_interrupted_as_uninterrupted(easy, path_folder, tmp_path, monkeypatch):
+def test_interrupted_as_uninterrupted(easy, path_folder, tmp_path):
     given = arguments(path_folder, "--pairs", easy, "--save_steps", 4, "--output_dir", tmp_path / "reward")
 
-    save = RewardTrainer.save_model
-
-    def killed(trainer, output_dir=None, *more, **options):
-        if "checkpoint-24" in str(output_dir):
-            raise KeyboardInterrupt
-        save(trainer, output_dir, *more, **options)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RewardTrainer, "save_model", killed)
+    with killed_at(24, RewardTrainer):
         run(REWARD, *given)
     assert (tmp_path / "reward/checkpoint-20/trainer_state.json").is_file()
     run(REWARD, *given)
@@ -117,6 +109,9 @@ def test_faulty_pairs_are_left_out_and_counted(tmp_path):
     write(tmp_path / "pairs_train.jsonl", [pair("a", "b"), {"prompt": [], "chosen": [], "rejected": "x"}])
     with pytest.raises(StageError, match="line 2 is no preference pair"):
         read_pairs(tmp_path)
+    (tmp_path / "pairs_train.jsonl").write_text('{"prompt": [')
+    with pytest.raises(StageError, match="line 1 is no preference pair"):
+        read_pairs(tmp_path)
     with pytest.raises(StageError, match=r"pairs_test\.jsonl does not exist"):
         read_pairs(tmp_path, "test")
 
@@ -128,6 +123,14 @@ def test_dialogues_become_chats(tmp_path):
     (row,) = read_pairs(tmp_path / "real.jsonl.gz")
     assert [message["role"] for message in row["prompt"]] == ["user", "assistant", "user"]
     assert (row["chosen"][0]["content"], row["rejected"][0]["content"]) == ("Well.", "Go away.")
+
+
+def test_pairs_of_one_file_are_split_by_prompt(path_folder, tmp_path):
+    rows = [pair(f"Yes, please, {i}.", f"No, go, {i}.", f"Question {i % 10}?") for i in range(40)]
+    write(tmp_path / "all.jsonl", rows)
+    given = arguments(path_folder, "--pairs", tmp_path / "all.jsonl", "--num_train_epochs", 1)
+    run(REWARD, *given, "--test_share", 0.3, "--output_dir", tmp_path / "reward")
+    assert metrics(tmp_path / "reward")["num_pairs"] == 12 and metrics(tmp_path / "reward")["num_train_pairs"] == 28
 
 
 def test_bad_input(easy, path_folder, tmp_path, capsys):

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import (
-    EVALUATE,
     GRPO,
     PRETRAIN,
     ROOT,
@@ -20,7 +19,6 @@ from conftest import (
     kill_when,
     metrics,
     pretrain_arguments,
-    refusal,
     run,
     start,
 )
@@ -306,46 +304,6 @@ def test_grpo_raises_the_reward_and_moves_every_weight(guesser, tmp_path):
     assert_all_moved(guesser / "guesser", tmp_path / "grpo")
 
 
-@pytest.mark.slow
-def test_evaluation_scores_every_problem(path_folder, tmp_path):
-    arguments = [
-        "--tests",
-        path_folder / "7_conversations",
-        "--corpus",
-        path_folder / "4_corpus",
-        "--max_new_tokens",
-        8,
-    ]
-    arguments += ["--parts", "problems", "facts", "chats", "requests", "--reference", path_folder / "base"]
-    run(EVALUATE, "--model", path_folder / "base", *arguments, "--output_dir", tmp_path / "eval")
-
-    def rows(part: str) -> list[dict]:
-        return [json.loads(line) for line in (tmp_path / "eval" / f"{part}.jsonl").read_text().splitlines()]
-
-    found = metrics(tmp_path / "eval")
-    assert found["num_problems"] == len(rows("problems")) == 12 and found["num_facts"] == len(rows("facts"))
-    assert all(1 <= row["num_tokens"] <= 8 for row in rows("problems") + rows("facts"))
-    chats = rows("chats")
-    assert found["num_chats"] == len(chats) and set(found["chat_accuracy"]) == {row["kind"] for row in chats}
-    assert found["chat_accuracy"]["lookalike"] == 1.0, "it does not know how to refuse"
-    assert found["hallucination"] == 1.0, "nor how to say that it does not know"
-    assert found["kl"] == 0, "from itself"
-    assert found["preference"] == round(sum(row["score"] for row in rows("requests")) / len(rows("requests")), 4)
-
-
-def test_evaluation_refuses_what_a_base_model_cannot_do(path_folder, tmp_path, capsys):
-    arguments = [
-        "--model",
-        path_folder / "base",
-        "--tests",
-        path_folder / "7_conversations",
-        "--output_dir",
-        tmp_path / "e",
-    ]
-    said = refusal(capsys, EVALUATE, *arguments, "--base", "true", "--parts", "chats", "poems", "--reference", "x/y")
-    assert "unknown part `poems`" in said and "a base model knows no chat" in said and "judge requests" in said
-
-
 # --- interruptions
 
 TRAININGS = {
@@ -393,14 +351,6 @@ def test_short_stage_killed_and_started_again(name, path_folder, tmp_path):
     kill_when(appears, script, [*arguments, "--output_dir", tmp_path / "out"], tmp_path / "out")
     run(script, *arguments, "--output_dir", tmp_path / "out")
     assert read_run(tmp_path / "out")["fingerprint"] == read_run(path_folder / finished)["fingerprint"]
-
-
-def test_evaluation_killed_and_started_again(path_folder, tmp_path):
-    arguments = ["--model", path_folder / "base", "--tests", path_folder / "7_conversations", "--max_new_tokens", 8]
-    run(EVALUATE, *arguments, "--output_dir", tmp_path / "whole")
-    kill_when("started.yaml", EVALUATE, [*arguments, "--output_dir", tmp_path / "killed"], tmp_path / "killed")
-    run(EVALUATE, *arguments, "--output_dir", tmp_path / "killed")
-    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
 
 
 @pytest.mark.slow

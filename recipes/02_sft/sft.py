@@ -19,7 +19,7 @@ from datasets import load_dataset
 from trl import SFTConfig, SFTTrainer
 
 from crawl2chat.chat import load_model, load_tokenizer, local
-from crawl2chat.stage import StageError, read_run, run_stage, write_atomically
+from crawl2chat.stage import StageError, missing, read_run, run_stage, write_atomically
 from crawl2chat.training import FastPrecision, save, train
 
 
@@ -30,8 +30,7 @@ class ChatSFTConfig(FastPrecision, SFTConfig):
     match_seconds_of: str = field(default="", metadata={"help": "Run folder whose wall time this training is given."})
 
     def problems(self) -> list[str]:
-        names = ("model", "chats")
-        return [f"--{name} is missing; name a folder." for name in names if not getattr(self, name)]
+        return missing(self, "model", "chats")
 
 
 def preflight(config: ChatSFTConfig) -> dict:

@@ -19,8 +19,8 @@ from transformers import AutoModelForSequenceClassification, set_seed
 from trl import RewardConfig, RewardTrainer
 
 from crawl2chat.chat import load_model, load_tokenizer, local
-from crawl2chat.pairs import fitting, length_baseline, preference_metrics, read_pairs, rewards
-from crawl2chat.stage import bounded, run_stage
+from crawl2chat.pairs import COLUMNS, facts_to_show, fitting, length_baseline, preference_metrics, read_pairs, rewards
+from crawl2chat.stage import bounded, missing, run_stage
 from crawl2chat.training import FastPrecision, train
 
 
@@ -31,8 +31,7 @@ class RewardModelConfig(FastPrecision, RewardConfig):
     test_share: float = bounded(0.2, "Share of the prompts of one file that are held out.", low=0.01, high=0.9)
 
     def problems(self) -> list[str]:
-        names = ("model", "pairs")
-        return [f"--{name} is missing; name a folder." for name in names if not getattr(self, name)]
+        return missing(self, "model", "pairs")
 
 
 def load_pairs(config: RewardModelConfig, tokenizer) -> tuple[list[dict], list[dict]]:
@@ -52,13 +51,7 @@ def preflight(config: RewardModelConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=True)
     model = load_model(config.model, tokenizer)
     train_pairs, test_pairs = load_pairs(config, tokenizer)
-    chats = {name: train_pairs[0]["prompt"] + train_pairs[0][name] for name in ("chosen", "rejected")}
-    return {
-        "parameters": model.num_parameters(),
-        "pairs": len(train_pairs),
-        "held_out_pairs": len(test_pairs),
-        **{name: tokenizer.apply_chat_template(chat, tokenize=False) for name, chat in chats.items()},
-    }
+    return {"parameters": model.num_parameters(), **facts_to_show(tokenizer, train_pairs, test_pairs)}
 
 
 def main(config: RewardModelConfig) -> dict:
@@ -68,8 +61,7 @@ def main(config: RewardModelConfig) -> dict:
     model = AutoModelForSequenceClassification.from_pretrained(config.model, num_labels=1, dtype=torch.float32)
     model.config.pad_token_id = tokenizer.pad_token_id
 
-    columns = ("prompt", "chosen", "rejected")
-    dataset = Dataset.from_list([{name: row[name] for name in columns} for row in train_pairs])
+    dataset = Dataset.from_list([{name: row[name] for name in COLUMNS} for row in train_pairs])
     trainer = RewardTrainer(model=model, args=config, train_dataset=dataset, processing_class=tokenizer)
     trained = train(trainer)
     trainer.save_model(config.output_dir)  # safetensors and the tokenizer

@@ -13,8 +13,8 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from crawl2chat.chat import load_model, load_tokenizer, local
-from crawl2chat.pairs import fitting, read_pairs
-from crawl2chat.stage import run_stage
+from crawl2chat.pairs import COLUMNS, facts_to_show, fitting, read_pairs
+from crawl2chat.stage import missing, run_stage
 from crawl2chat.training import FastPrecision, save, train
 
 
@@ -24,26 +24,19 @@ class PreferenceConfig(FastPrecision, DPOConfig):
     pairs: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py."})
 
     def problems(self) -> list[str]:
-        names = ("model", "pairs")
-        return [f"--{name} is missing; name a folder." for name in names if not getattr(self, name)]
+        return missing(self, "model", "pairs")
 
 
 def load_pairs(config: PreferenceConfig, tokenizer, split: str) -> Dataset:
     rows = fitting(read_pairs(config.pairs, split), tokenizer, config.max_length)
-    return Dataset.from_list([{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows])
+    return Dataset.from_list([{name: row[name] for name in COLUMNS} for row in rows])
 
 
 def preflight(config: PreferenceConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=True)
     model = load_model(config.model, tokenizer)
     train_pairs, test_pairs = (load_pairs(config, tokenizer, split) for split in ("train", "test"))
-    chats = {name: train_pairs[0]["prompt"] + train_pairs[0][name] for name in ("chosen", "rejected")}
-    return {
-        "parameters": model.num_parameters(),
-        "pairs": len(train_pairs),
-        "held_out_pairs": len(test_pairs),
-        **{name: tokenizer.apply_chat_template(chat, tokenize=False) for name, chat in chats.items()},
-    }
+    return {"parameters": model.num_parameters(), **facts_to_show(tokenizer, train_pairs, test_pairs)}
 
 
 def main(config: PreferenceConfig) -> dict:

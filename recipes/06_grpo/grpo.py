@@ -13,7 +13,7 @@ from datasets import load_dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from crawl2chat.chat import load_model, load_tokenizer, local
-from crawl2chat.stage import StageError, run_stage
+from crawl2chat.stage import StageError, missing, run_stage
 from crawl2chat.training import FastPrecision, save, train
 
 
@@ -23,8 +23,7 @@ class ThinkingConfig(FastPrecision, GRPOConfig):
     prompts: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py."})
 
     def problems(self) -> list[str]:
-        names = ("model", "prompts")
-        found = [f"--{name} is missing; name a folder." for name in names if not getattr(self, name)]
+        found = missing(self, "model", "prompts")
         if self.temperature == 0:
             found.append("`temperature` 0 draws the same completion each time; give one above 0.")
         return found

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
-import torch
-from transformers import set_seed
+from transformers import AutoModelForSequenceClassification, set_seed
 
 from crawl2chat.chat import load_model, load_tokenizer, local
-from crawl2chat.generation import complete, reply
+from crawl2chat.generation import complete, log_likelihoods, reply
 from crawl2chat.judging import judge, says_unknown
+from crawl2chat.pairs import rewards
 from crawl2chat.stage import StageError, bounded, run_stage, write_jsonl
 from crawl2chat.tools import toolbox
 from crawl2chat.verify import score
@@ -44,6 +44,7 @@ class EvalConfig:
     reference: str = field(
         default="", metadata={"help": "Model from which the KL divergence is measured on requests."}
     )
+    against: str = field(default="", metadata={"help": "Evaluation of another model, to count the better replies."})
     base: bool = field(default=False, metadata={"help": "The model continues text and knows no chat."})
     max_new_tokens: int = bounded(160, "Longest completion.", low=1)
     batch_size: int = bounded(100, "Prompts a batch.", low=1)
@@ -54,8 +55,8 @@ class EvalConfig:
         found = [f"unknown part `{part}`; choose from {', '.join(PARTS)}." for part in self.parts if part not in PARTS]
         if self.base and {"chats", "requests"}.intersection(self.parts):
             found.append("a base model knows no chat; with `base` ask for the parts problems and facts.")
-        if (self.reward_model or self.reference) and "requests" not in self.parts:
-            found.append("`reward_model` and `reference` judge requests; add requests to `parts`.")
+        if (self.reward_model or self.reference or self.against) and "requests" not in self.parts:
+            found.append("`reward_model`, `reference` and `against` judge requests; add requests to `parts`.")
         return found
 
 
@@ -63,6 +64,8 @@ def preflight(config: EvalConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=not config.base)
     load_model(config.model, tokenizer)
     tests = load_tests(config)
+    if config.against and asked_of(read_jsonl(Path(config.against, "requests.jsonl"))) != asked_of(tests["requests"]):
+        raise StageError(f"--against {config.against} answered other requests; evaluate that model on {config.tests}.")
     first = next(iter(tests.values()))[0]
     example = first.get("question") or first["messages"][-1]["content"]
     return {
@@ -110,10 +113,20 @@ def load_tests(config: EvalConfig) -> dict[str, list[dict]]:
         file = Path(config.tests, f"test_{part}.jsonl")
         if not file.is_file():
             raise StageError(f"{file} does not exist; run 7_build_conversations.py first.")
-        tests[part] = [json.loads(line) for line in file.read_text().splitlines()]
+        tests[part] = read_jsonl(file)
         if not tests[part]:
             raise StageError(f"{file} is empty; run 7_build_conversations.py again.")
     return tests
+
+
+def read_jsonl(file: Path) -> list[dict]:
+    if not file.is_file():
+        raise StageError(f"{file} does not exist; run the stage that writes it, and with --parts requests.")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def asked_of(rows: list[dict]) -> list[list[dict]]:
+    return [row["messages"] for row in rows]
 
 
 def score_problems(rows: list[dict], base: bool) -> dict:
@@ -164,42 +177,27 @@ def score_requests(rows: list[dict], config: EvalConfig, model, tokenizer) -> di
         "request_tokens": round(mean(row["num_tokens"] for row in rows), 1),
     }
     if config.reward_model:
-        from transformers import AutoModelForSequenceClassification
-
-        judge_model = AutoModelForSequenceClassification.from_pretrained(config.reward_model)
-        for row, reward in zip(rows, rewards(judge_model, load_tokenizer(config.reward_model), rows)):
+        their_tokenizer = load_tokenizer(config.reward_model, for_chat=True)
+        reward_model = AutoModelForSequenceClassification.from_pretrained(config.reward_model)
+        chats = [[*row["messages"], {"role": "assistant", "content": row["completion"]}] for row in rows]
+        for row, reward in zip(rows, rewards(reward_model, their_tokenizer, chats)):
             row["reward"] = reward
         found["reward"] = round(mean(row["reward"] for row in rows), 4)
+    if config.against:
+        theirs = read_jsonl(Path(config.against, "requests.jsonl"))
+        found["win_rate"] = win_rate(rows, theirs, "score")
+        if config.reward_model and "reward" in theirs[0]:
+            found["win_rate_by_reward"] = win_rate(rows, theirs, "reward")
     if config.reference:
         theirs = log_likelihoods(load_model(config.reference, tokenizer), tokenizer, rows)
         found["kl"] = round(mean(a - b for a, b in zip(log_likelihoods(model, tokenizer, rows), theirs)), 4)
     return found
 
 
-@torch.no_grad()
-def rewards(model, tokenizer, rows: list[dict]) -> list[float]:
-    model.eval()
-    found = []
-    for row in rows:
-        chat = [*row["messages"], {"role": "assistant", "content": row["completion"]}]
-        ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)["input_ids"]
-        found.append(model(input_ids=ids).logits[0, 0].item())
-    return found
-
-
-@torch.no_grad()
-def log_likelihoods(model, tokenizer, rows: list[dict]) -> list[float]:
-    """The log-likelihood of each completion after its request, in nats; the difference of two models' is a sample of KL."""
-    model.eval()
-    found = []
-    for row in rows:
-        prompt = tokenizer.apply_chat_template(row["messages"], tokenize=False, add_generation_prompt=True)
-        start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-        text = prompt + row["completion"] + tokenizer.eos_token
-        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]  # (1, T)
-        logits = model(input_ids=ids).logits[0, start - 1 : -1].float()
-        found.append(-torch.nn.functional.cross_entropy(logits, ids[0, start:], reduction="sum").item())
-    return found
+def win_rate(ours: list[dict], theirs: list[dict], column: str) -> float:
+    """How often our reply to a request is the better one; equally good ones count a half."""
+    both = [(our[column], their[column]) for our, their in zip(ours, theirs, strict=True)]
+    return round(mean((our > their) + (our == their) / 2 for our, their in both), 4)
 
 
 def prompt_of(question: str, tokenizer, base: bool) -> str:
@@ -226,11 +224,8 @@ if __name__ == "__main__":
         main,
         EvalConfig,
         inputs=lambda config: [
-            *local(config.model),
-            config.tests,
-            config.corpus,
-            config.reward_model,
-            config.reference,
+            *local(config.model, config.reference),
+            *(config.tests, config.corpus, config.reward_model, config.against),
         ],
         preflight=preflight,
     )

@@ -16,22 +16,16 @@ from rich.table import Table
 from crawl2chat.problems import KINDS
 from crawl2chat.stage import StageError, read_run, write_atomically
 
-# Stage folder -> the metrics of it that the results repeat, under the names they get there; a dot goes into a table.
+# Stage folder -> the metrics of it that the results repeat, under the names they get there.
 REPEATED = {
     "2_pages": {"num_pages_in": "pages_in"},
     "6_tokens": {"train_tokens": "corpus_tokens"},
     "base": {"bits_per_byte": "bits_per_byte", "parameters": "parameters", "tokens_per_second": "tokens_per_second"},
     "eval_base": {"accuracy": "base_accuracy"},
-    "eval_draft": {"hallucination": "hallucination_before"},
     "eval_sft": {
         "accuracy": "sft_accuracy",
         "completion_tokens": "sft_completion_tokens",
-        "hallucination": "hallucination_after",
-        "fact_unknown_by_num_pages.40": "over_refusal",
-        "chat_accuracy.identity": "identity_accuracy",
-        "chat_accuracy.harmful": "refusal_rate",
-        "chat_accuracy.calculator": "tool_accuracy",
-        "chat_accuracy.no_tool": "no_tool_accuracy",
+        "hallucination": "hallucination_before",  # nothing has taught it yet to say that it does not know
     },
     "reward": {"accuracy": "reward_accuracy"},
     "eval_control": {"accuracy": "control_accuracy", "completion_tokens": "control_completion_tokens"},
@@ -51,19 +45,12 @@ HEADLINE = {
     "6_tokens": "train_tokens",
     "base": "bits_per_byte",
     "7_conversations": "sft_chats",
-    "draft": "train_loss",
-    "8_probe": "sft_chats",
     "sft": "train_loss",
     "reward": "accuracy",
-    "dpo": "train_loss",
-    "ppo": "last_reward",
     "grpo": "last_reward",
     "control": "train_loss",
     "eval_base": "accuracy",
-    "eval_draft": "hallucination",
     "eval_sft": "accuracy",
-    "eval_dpo": "preference",
-    "eval_ppo": "preference",
     "eval_control": "accuracy",
     "eval_grpo": "accuracy",
 }
@@ -89,24 +76,17 @@ def main(folder: Path, wall_seconds: float) -> None:
 
     if "eval_grpo" in metrics:
         Console().print(accuracy_table(metrics))
-    if "eval_draft" in metrics:
-        Console().print(assistant_table(metrics))
     memory = max(max(run["peak_memory_mb"].values()) for run in runs.values())
     results = {"seconds_total": total, "peak_memory_mb": memory}
     for name, names in REPEATED.items():
         if name in metrics:
-            found = {new: looked_up(metrics[name], old) for old, new in names.items()}
-            results.update({new: value for new, value in found.items() if value is not None})
+            results.update({new: metrics[name][old] for old, new in names.items()})
     if "4_corpus" in metrics:
         results["pages_kept"] = sum(metrics["4_corpus"][name] for name in ("num_train_pages", "num_validation_pages"))
     if "eval_sft" in metrics:
         facts = metrics["eval_sft"]["fact_accuracy_by_num_pages"]
         results.update({f"sft_facts_on_{count}_pages": accuracy for count, accuracy in facts.items()})
-        if "chat_accuracy" in metrics["eval_sft"]:
-            results["lookalike_refusal_rate"] = round(1 - metrics["eval_sft"]["chat_accuracy"]["lookalike"], 4)
-    for name in ("dpo", "ppo"):
-        if f"eval_{name}" in metrics:
-            results[f"{name}_win_rate"] = win_rate(folder / f"eval_{name}", folder / "eval_sft")
+        results["identity_accuracy"] = metrics["eval_sft"]["chat_accuracy"]["identity"]
     if "control" in metrics:
         results.update({f"{name}_seconds": metrics[name]["train_seconds"] for name in ("grpo", "control")})
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
@@ -114,22 +94,6 @@ def main(folder: Path, wall_seconds: float) -> None:
         Console().print(
             f"\nWhat the base model writes ({sample}):\n{sample.read_text()}", markup=False, highlight=False
         )
-
-
-def looked_up(metrics: dict, name: str) -> float | None:
-    """None where that part of an evaluation was not asked for."""
-    for part in name.split("."):
-        metrics = metrics.get(part, {})
-    return metrics if metrics != {} else None
-
-
-def win_rate(ours: Path, theirs: Path, column: str = "score") -> float:
-    """How often the first model's reply to a held-out request is the better one; equally good ones count a half."""
-    replies = [
-        [json.loads(line)[column] for line in (folder / "requests.jsonl").read_text().splitlines()]
-        for folder in (ours, theirs)
-    ]
-    return round(mean((a > b) + (a == b) / 2 for a, b in zip(*replies, strict=True)), 4)
 
 
 def compare(folders: list[Path]) -> None:
@@ -145,21 +109,6 @@ def compare(folders: list[Path]) -> None:
         average = f"{mean(values):,.0f}" if mean(values) >= 1000 else f"{mean(values):.4g}"
         lines.append(f"| {name} | {average} | {stdev(values):.2g} | {shown} |")
     sys.stdout.write("\n".join(lines) + "\n")
-
-
-def assistant_table(metrics: dict) -> Table:
-    """What the assistants do with each kind of held-out request, in percent."""
-    evaluations = {
-        name: metrics[f"eval_{name}"] for name in ("draft", "sft", "dpo", "ppo") if f"eval_{name}" in metrics
-    }
-    table = Table(title="Held-out requests, greedy", title_justify="left")
-    table.add_column("as it should, %")
-    for name in evaluations:
-        table.add_column(name, justify="right")
-    for kind in evaluations["draft"]["chat_accuracy"]:
-        table.add_row(kind, *(f"{100 * found['chat_accuracy'][kind]:.0f}" for found in evaluations.values()))
-    table.add_row("invents an answer", *(f"{100 * found['hallucination']:.1f}" for found in evaluations.values()))
-    return table
 
 
 def accuracy_table(metrics: dict) -> Table:

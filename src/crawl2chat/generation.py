@@ -87,6 +87,24 @@ def reply(
     return results
 
 
+@torch.no_grad()
+def log_likelihoods(model, tokenizer, rows: list[dict]) -> list[float]:
+    """The log-likelihood of each `completion` after its `messages`, in nats.
+
+    The difference of two models', for what the first has sampled, has their KL divergence as its mean.
+    """
+    model.eval()
+    found = []
+    for row in rows:
+        prompt = tokenizer.apply_chat_template(row["messages"], tokenize=False, add_generation_prompt=True)
+        start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        text = prompt + row["completion"] + tokenizer.eos_token
+        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"].to(model.device)  # (1, T)
+        logits = model(input_ids=ids).logits[0, start - 1 : -1].float()
+        found.append(-torch.nn.functional.cross_entropy(logits, ids[0, start:], reduction="sum").item())
+    return found
+
+
 def _on_offer(toolbox: dict, offered: list[dict]) -> dict:
     names = {tool["function"]["name"] for tool in offered}
     return {name: tool for name, tool in toolbox.items() if name in names}

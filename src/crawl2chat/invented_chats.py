@@ -2,7 +2,7 @@
 
 Every function draws one chat: `{"kind", "messages", "tools", "expect"}`, where `messages` ends in the reply that is wanted,
 `tools` is a JSON list or None, and `expect` is what `judging.judge` looks for. `split` is "train" or "test": the two share
-no opening, no wording, no name and no object, so that a test asks what no training chat has asked.
+no wording, no stranger and no object of a request, so that a test asks what no training chat has asked.
 """
 
 import json
@@ -271,7 +271,7 @@ def lookup(rng: random.Random, world: dict, known: set[tuple[str, str]], split: 
     return row("search", messages, expect=fact.object, tools=tools)
 
 
-def with_needless_tools(rng: random.Random, chat: dict) -> dict:
+def with_needless_tools(chat: dict) -> dict:
     """The same chat with a calculator on offer, which it does not need."""
     return {**chat, "tools": json.dumps([CALCULATOR])}
 
@@ -327,9 +327,9 @@ def pair(rng: random.Random, world: dict, split: str) -> dict:
     kind = rng.choice(["open", "open", "open", "harmful", "lookalike", "stranger"])
     if kind == "open":
         question, subject = about(rng, world, split)
-        good, bad = sorted(([rng.random() < 0.5 for _ in range(3)] for _ in range(2)), key=sum, reverse=True)
+        good = bad = []
         while sum(good) == sum(bad):
-            good, bad = sorted(([rng.random() < 0.5 for _ in range(3)] for _ in range(2)), key=sum, reverse=True)
+            bad, good = sorted(([rng.random() < 0.5 for _ in range(3)] for _ in range(2)), key=sum)
         chosen, rejected = (description(rng, world, subject, *quality) for quality in (good, bad))
     elif kind == "stranger":
         asked = stranger(rng, world, split)

@@ -12,6 +12,8 @@ import torch
 
 from crawl2chat.stage import StageError
 
+COLUMNS = ("prompt", "chosen", "rejected")  # what TRL's trainers read
+
 
 def read_pairs(path: str | Path, split: str = "train") -> list[dict]:
     """The pairs of `pairs_{split}.jsonl` in a folder, or of one file; HH-RLHF's dialogues are turned into chats.
@@ -28,12 +30,11 @@ def read_pairs(path: str | Path, split: str = "train") -> list[dict]:
     if not file.is_file():
         raise StageError(f"{file} does not exist; run 7_build_conversations.py first, or name a file of pairs.")
     with gzip.open(file, "rt") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-        rows = [_as_pair(json.loads(line), f"{file}, line {number}") for number, line in enumerate(lines, 1)]
-    faults = Counter(fault for row in rows if (fault := _fault(row)))
-    if faults:
+        rows = [_as_pair(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
+    kept = [row for row in rows if not _fault(row)]
+    if faults := Counter(fault for row in rows if (fault := _fault(row))):
         told = ", ".join(f"{count} {fault}" for fault, count in sorted(faults.items()))
         warnings.warn(f"{file}: left out of {len(rows)} pairs: {told}.", stacklevel=2)
-    kept = [row for row in rows if not _fault(row)]
     if not kept:
         raise StageError(f"{file} holds no pair to learn from; each needs a prompt and two different replies.")
     return kept
@@ -48,15 +49,16 @@ def _fault(row: dict) -> str:
     return "" if row["prompt"] and row["prompt"][-1]["role"] == "user" else "whose prompt does not end with the user"
 
 
-def _as_pair(row: dict, where: str) -> dict:
+def _as_pair(line: str, where: str) -> dict:
     try:
+        row = json.loads(line)
         if isinstance(row["chosen"], str):
             prompt, chosen = _dialogue(row["chosen"])
             return {"prompt": prompt, "chosen": [chosen], "rejected": [_dialogue(row["rejected"])[1]], "kind": "real"}
-        lasts = [row[name][-1]["content"] for name in ("chosen", "rejected")]
-        assert all(isinstance(text, str) for text in lasts)
-        return {name: row[name] for name in ("prompt", "chosen", "rejected")} | {"kind": row.get("kind", "all")}
-    except (KeyError, IndexError, TypeError, AssertionError):
+        if not all(isinstance(row[name][-1]["content"], str) for name in ("chosen", "rejected")):
+            raise TypeError("a reply is no text")
+        return {name: row[name] for name in COLUMNS} | {"kind": row.get("kind", "all")}
+    except (KeyError, IndexError, TypeError, json.JSONDecodeError):
         raise StageError(f"{where} is no preference pair; it needs prompt, chosen and rejected messages.") from None
 
 
@@ -89,6 +91,14 @@ def fitting(rows: list[dict], tokenizer, max_length: int | None) -> list[dict]:
             f"{len(rows) - len(kept)} of {len(rows)} pairs are longer than {max_length} tokens.", stacklevel=2
         )
     return kept
+
+
+def facts_to_show(tokenizer, train_pairs: list[dict], test_pairs: list[dict]) -> dict:
+    """How many pairs there are, and the first as the model will see it."""
+    first = train_pairs[0]
+    chats = {name: first["prompt"] + first[name] for name in ("chosen", "rejected")}
+    rendered = {name: tokenizer.apply_chat_template(chat, tokenize=False) for name, chat in chats.items()}
+    return {"pairs": len(train_pairs), "held_out_pairs": len(test_pairs), **rendered}
 
 
 @torch.no_grad()

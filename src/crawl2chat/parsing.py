@@ -82,6 +82,11 @@ def parse(argv: list[str], *config_types: type) -> tuple:
     return tuple(configs)
 
 
+def missing(config: Any, *names: str) -> list[str]:
+    """A problem for each of these fields that is empty; for configs whose other fields all have defaults."""
+    return [f"--{name} is missing; name a folder." for name in names if not getattr(config, name)]
+
+
 def raise_all(problems: list[str]) -> None:
     """Nothing if there is no problem; else one `StageError` with all of them."""
     if len(problems) == 1:

@@ -36,7 +36,7 @@ from typing import Any
 import yaml
 
 from crawl2chat.machine import commit, hardware, largest_child_mb, peak_memory_mb, versions
-from crawl2chat.parsing import StageError, bounded, parse, raise_all, resolved
+from crawl2chat.parsing import StageError, bounded, missing, parse, raise_all, resolved
 from crawl2chat.remote import RemoteFiles
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "bounded",
     "fingerprint",
     "hardware",
+    "missing",
     "parse",
     "peak_memory_mb",
     "read_run",
