@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
@@ -17,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from crawl2chat.stage import StageError, parse
+from crawl2chat.tools import CALCULATOR, toolbox
 
 SCRIPT = Path(__file__).parents[1] / "recipes" / "09_playground" / "chat.py"
 TEMPLATE = (
@@ -190,6 +193,38 @@ def test_history_is_kept_without_its_thinking(chat):
     assert "What is 4 + 5?<|im_end|>\n<|im_start|>assistant\n9<|im_end|>\n<|im_start|>user\nSure?" in chat.saw
     assert "think" not in chat.saw
     assert [message["role"] for message in chat.history] == ["user", "assistant"] * 2
+
+
+def test_a_called_tool_runs_and_is_shown(chat):
+    chat.toolbox, chat.offered = toolbox(), [CALCULATOR]
+    chat.says = '<tool_call>{"name": "calculator", "arguments": {"expression": "2 + 3"}}</tool_call>'
+    chat.reply("What is 2 + 3?")  # it calls again and again, and is stopped
+    roles = [message["role"] for message in chat.history]
+    assert roles == ["user", *["assistant", "tool"] * playground.MAX_CALLS, "assistant"]
+    assert {message["content"] for message in chat.history if message["role"] == "tool"} == {"5"}
+    assert chat.console.file.getvalue().count("tool: 5\n") == playground.MAX_CALLS
+    chat.says = "It is 5."
+    chat.reply("So?")
+    assert chat.history[-1]["content"] == "It is 5." and "<|im_start|>tool\n5<|im_end|>" in chat.saw
+
+
+def test_without_tools_nothing_runs(chat):
+    chat.says = '<tool_call>{"name": "calculator", "arguments": {"expression": "2 + 3"}}</tool_call>'
+    chat.reply("What is 2 + 3?")
+    assert [message["role"] for message in chat.history] == ["user", "assistant"]
+
+
+def test_tools_are_offered_as_asked(folder, tmp_path):
+    (tmp_path / "train").mkdir()
+    pq.write_table(pa.table({"text": ["The mayor of Belholm is Tara."]}), tmp_path / "train" / "0.parquet")
+    for given, names in (
+        ({}, []),
+        ({"tools": True}, ["calculator"]),
+        ({"corpus": str(tmp_path)}, ["calculator", "search"]),
+    ):
+        config = playground.ChatConfig(model=str(folder), **given)
+        chat = playground.Chat(config, Console(file=io.StringIO()))
+        assert list(chat.toolbox) == [tool["function"]["name"] for tool in chat.offered] == names
 
 
 def test_a_thought_that_never_ends_is_no_answer(chat):

@@ -112,9 +112,9 @@ class Chat:
     def reply(self, message: str) -> None:
         """Prints the model's reply as it comes, runs the tools that it calls, and remembers what was said."""
         messages = [*self.history, {"role": "user", "content": message}]
-        for _ in range(MAX_CALLS + 1):
+        for calls_left in reversed(range(MAX_CALLS + 1)):
             messages, text = self._say(messages)
-            calls = calls_in(text) if self.toolbox else []
+            calls = calls_in(text) if self.toolbox and calls_left else []
             if not calls:
                 break
             for call in calls:
