@@ -195,7 +195,8 @@ def test_history_is_kept_without_its_thinking(chat):
     assert [message["role"] for message in chat.history] == ["user", "assistant"] * 2
 
 
-def test_a_called_tool_runs_and_is_shown(chat):
+def test_a_called_tool_runs_and_is_shown(chat, monkeypatch):
+    monkeypatch.setattr(chat.model.config, "max_position_embeddings", 2048)  # room for every round
     chat.toolbox, chat.offered = toolbox(), [CALCULATOR]
     chat.says = '<tool_call>{"name": "calculator", "arguments": {"expression": "2 + 3"}}</tool_call>'
     chat.reply("What is 2 + 3?")  # it calls again and again, and is stopped
