@@ -45,7 +45,6 @@ def run(script: str, *arguments) -> None:
         runpy.run_path(str(path), run_name="__main__")
     finally:
         sys.path[:], sys.argv = before, argv
-        sys.modules.pop("rewards", None)
 
 
 def start(script: str, *arguments) -> subprocess.Popen:
@@ -164,3 +163,22 @@ def base_arguments(folder: Path) -> list:
     return [
         *pretrain_arguments(folder), "--output_dir", folder / "base", "--total_tokens", 60_000, "--logging_steps", 5,
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def guesser(path_folder) -> Path:
+    """The path's folder, with a model that answers 3 or 4 at random, and prompts to which 3 is right: RL can learn it."""
+    guesses = path_folder / "guesses"
+    guesses.mkdir()
+    question = {"role": "user", "content": "Say a number."}
+    chats = [
+        {"messages": [question, {"role": "assistant", "content": f"The answer is {3 + i % 2}."}]} for i in range(32)
+    ]
+    prompts = [{"prompt": [question], "answer": "3"} for _ in range(16)]
+    for name, rows in (("sft_train", chats), ("rl_train", prompts)):
+        (guesses / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(
+        SFT, "--config", ROOT / "recipes/02_sft/tiny.yaml", "--model", path_folder / "base", "--chats", guesses,
+        "--output_dir", path_folder / "guesser", "--max_steps", 40, "--learning_rate", 1e-2,
+    )  # fmt: skip
+    return path_folder

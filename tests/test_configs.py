@@ -31,7 +31,6 @@ def config_types(script: Path, monkeypatch) -> tuple[type, ...]:
     monkeypatch.setattr(crawl2chat.stage, "run_stage", lambda main, *types, **options: seen.append(types))
     monkeypatch.setattr(sys, "path", [str(script.parent), *sys.path])
     runpy.run_path(str(script), run_name="__main__")
-    sys.modules.pop("rewards", None)
     return seen[0]
 
 

@@ -51,25 +51,6 @@ def grpo_arguments(folder: Path) -> list:
     ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def guesser(path_folder) -> Path:
-    """The path's folder, with a model that answers 3 or 4 at random, and prompts to which 3 is right: RL can learn it."""
-    guesses = path_folder / "guesses"
-    guesses.mkdir()
-    question = {"role": "user", "content": "Say a number."}
-    chats = [
-        {"messages": [question, {"role": "assistant", "content": f"The answer is {3 + i % 2}."}]} for i in range(32)
-    ]
-    prompts = [{"prompt": [question], "answer": "3"} for _ in range(16)]
-    for name, rows in (("sft_train", chats), ("rl_train", prompts)):
-        (guesses / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run(
-        SFT, "--config", ROOT / "recipes/02_sft/tiny.yaml", "--model", path_folder / "base", "--chats", guesses,
-        "--output_dir", path_folder / "guesser", "--max_steps", 40, "--learning_rate", 1e-2,
-    )  # fmt: skip
-    return path_folder
-
-
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(Path(folder) / "model.safetensors")
 

@@ -6,14 +6,12 @@
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import rewards
-from datasets import load_dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from crawl2chat.chat import load_model, load_tokenizer, local
-from crawl2chat.stage import StageError, missing, run_stage
+from crawl2chat.rewards import load_prompts, reward_function
+from crawl2chat.stage import missing, run_stage
 from crawl2chat.training import FastPrecision, save, train
 
 
@@ -21,6 +19,9 @@ from crawl2chat.training import FastPrecision, save, train
 class ThinkingConfig(FastPrecision, GRPOConfig):
     model: str = field(default="", metadata={"help": "Model folder or Hub id to start from."})
     prompts: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py."})
+    rewards: list[str] = field(
+        default_factory=lambda: ["crawl2chat.rewards.correct"], metadata={"help": "Functions that score completions."}
+    )
 
     def problems(self) -> list[str]:
         found = missing(self, "model", "prompts")
@@ -29,17 +30,12 @@ class ThinkingConfig(FastPrecision, GRPOConfig):
         return found
 
 
-def load_prompts(config: ThinkingConfig):
-    file = Path(config.prompts, "rl_train.jsonl")
-    if not file.is_file():
-        raise StageError(f"{file} does not exist; run 7_build_conversations.py first.")
-    return load_dataset("json", data_files=str(file), split="train")
-
-
 def preflight(config: ThinkingConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=True)
     model = load_model(config.model, tokenizer)
-    prompts = load_prompts(config)
+    for path in config.rewards:
+        reward_function(path)
+    prompts = load_prompts(config.prompts)
     example = tokenizer.apply_chat_template(prompts[0]["prompt"], tokenize=False, add_generation_prompt=True)
     return {
         "parameters": model.num_parameters(),
@@ -54,9 +50,9 @@ def main(config: ThinkingConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=True)
     trainer = GRPOTrainer(
         model=load_model(config.model, tokenizer),
-        reward_funcs=[rewards.correct],
+        reward_funcs=[reward_function(path) for path in config.rewards],
         args=config,
-        train_dataset=load_prompts(config),
+        train_dataset=load_prompts(config.prompts),
         processing_class=tokenizer,
     )
     trained = train(trainer)
