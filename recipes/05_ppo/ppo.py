@@ -32,8 +32,6 @@ class PreferredConfig(FastPrecision, PPOConfig):
 
     def problems(self) -> list[str]:
         found = missing(self, "model", "prompts")
-        if not self.reward_model and not self.rewards:
-            found.append("nothing scores the completions; give a `reward_model`, `rewards` or both.")
         if self.temperature == 0:
             found.append("`temperature` 0 draws the same completion each time; give one above 0.")
         steps = self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps
@@ -47,6 +45,8 @@ class PreferredConfig(FastPrecision, PPOConfig):
 def load_rewards(config: PreferredConfig) -> tuple[list, list]:
     """What scores completions, and the tokenizer of each that is a model."""
     functions = [reward_function(path) for path in config.rewards]
+    if not config.reward_model and not functions:
+        raise StageError("nothing scores the completions; give a `reward_model`, `rewards` or both.")
     if not config.reward_model:
         return functions, [None] * len(functions)
     tokenizer = load_tokenizer(config.reward_model, for_chat=True)
