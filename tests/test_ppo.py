@@ -329,7 +329,9 @@ def test_a_reward_model_scores_and_lends_its_values(guesser, tmp_path):
 
 def test_a_recipe_needs_something_that_scores(guesser, tmp_path, capsys):
     given = ["--model", guesser / "guesser", "--prompts", guesser / "guesses", "--output_dir", tmp_path]
-    said = refusal(capsys, PPO, "--config", ROOT / "recipes/05_ppo/tiny.yaml", *given)
+    said = refusal(
+        capsys, PPO, "--config", ROOT / "recipes/05_ppo/tiny.yaml", *given, "--prompts_file", "rl_train.jsonl"
+    )
     assert "nothing scores the completions" in said
 
 
