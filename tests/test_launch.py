@@ -110,6 +110,14 @@ def test_two_processes_train_what_one_does(config, resumed_on, path_folder, alon
     assert model.num_parameters() == other.num_parameters() and model.dtype == torch.float32
     assert json.loads((out / "generation_config.json").read_text())["eos_token_id"]
 
+    if config == "zero3":  # whose weights no process holds whole: as if it had been killed before it saved them
+        for name in ("model.safetensors", "run.yaml", "metrics.json"):
+            (out / name).unlink()
+        ended(launch(config, *arguments, processes=resumed_on))
+        again = AutoModelForCausalLM.from_pretrained(out).state_dict()
+        assert all(torch.equal(again[name], weights) for name, weights in model.state_dict().items())
+        assert [step for step, _ in metrics(out)["losses"]] == list(range(1, STEPS + 1))
+
 
 def test_a_config_that_is_not_followed_is_refused(path_folder, tmp_path):
     """accelerate leaves FSDP2 out on processors, and would train with DDP without a word."""

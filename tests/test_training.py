@@ -247,25 +247,6 @@ def test_sft_trains_every_weight_and_only_the_assistant(path_folder, tmp_path):
     assert load_tokenizer(tmp_path / "sft").eos_token_id in generation["eos_token_id"]
 
 
-def test_mask_covers_thinking_answer_and_end_but_no_prompt(path_folder):
-    import runpy
-
-    sft = runpy.run_path(str(ROOT / SFT))
-    tokenizer = load_tokenizer(path_folder / "base", for_chat=True)
-    messages = [
-        {"role": "user", "content": "Hello!"},
-        {"role": "assistant", "content": "Hi."},
-        {"role": "user", "content": "What is 1 + 2?"},
-        {"role": "assistant", "content": "The answer is 3.", "reasoning_content": "1+2=3"},
-    ]
-    text = sft["render"](tokenizer, *sft["tokens_and_mask"](tokenizer, messages))
-    assert text == (
-        "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n[Hi.<|im_end|>]\n"
-        "<|im_start|>user\nWhat is 1 + 2?<|im_end|>\n"
-        "<|im_start|>assistant\n[<think>1+2=3</think>The answer is 3.<|im_end|>]\n"
-    )
-
-
 @pytest.mark.slow
 def test_control_gets_the_steps_that_fit_the_time(path_folder, tmp_path):
     other = tmp_path / "timed"

@@ -15,65 +15,43 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import load_dataset
+from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
-from crawl2chat.chat import load_model, load_tokenizer, local
+from crawl2chat.adapters import Adapted
+from crawl2chat.chat import load_tokenizer, local
+from crawl2chat.chats import check_masks, read_chats, render, tokens_and_mask
 from crawl2chat.stage import StageError, missing, read_run, run_stage, write_atomically
-from crawl2chat.training import FastPrecision, save, train
+from crawl2chat.training import FastPrecision, SameOrder, save, train
 
 
 @dataclass
-class ChatSFTConfig(FastPrecision, SFTConfig):
+class ChatSFTConfig(FastPrecision, Adapted, SFTConfig):
     model: str = field(default="", metadata={"help": "Model folder or Hub id to start from."})
-    chats: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py."})
+    chats: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py, or a Hub dataset of chats."})
     match_seconds_of: str = field(default="", metadata={"help": "Run folder whose wall time this training is given."})
 
     def problems(self) -> list[str]:
         return missing(self, "model", "chats")
 
 
+class ChatTrainer(SameOrder, SFTTrainer):
+    """TRL's, whose batches of like length come in the same order after an interruption."""
+
+
 def preflight(config: ChatSFTConfig) -> dict:
     if config.match_seconds_of:
         seconds_of(config.match_seconds_of)
     tokenizer = load_tokenizer(config.model, for_chat=True)
-    model = load_model(config.model, tokenizer)
-    chats = load_chats(config)
-    tokens, mask = tokens_and_mask(tokenizer, chats[0]["messages"])
-    if not any(mask):
-        raise StageError("no token of the first chat is trained; check that the chats have assistant turns.")
-    if tokenizer.eos_token_id not in [token for token, trained in zip(tokens, mask) if trained]:
-        raise StageError(
-            f"{tokenizer.eos_token} is not trained, so the model would never stop; put it inside the markers."
-        )
+    model = config.load(config.model, tokenizer)
+    config.adapter()
+    chats, _ = read_chats(config.chats, tokenizer, config.max_length)
+    check_masks(tokenizer, chats)
     return {
         "parameters": model.num_parameters(),
         "chats": len(chats),
-        "example_trained_tokens_in_brackets": render(tokenizer, tokens, mask),
+        "example_trained_tokens_in_brackets": render(tokenizer, *tokens_and_mask(tokenizer, chats[0])),
     }
-
-
-def load_chats(config: ChatSFTConfig):
-    file = Path(config.chats, "sft_train.jsonl")
-    if not file.is_file():
-        raise StageError(f"{file} does not exist; run 7_build_conversations.py first.")
-    return load_dataset("json", data_files=str(file), split="train")
-
-
-def tokens_and_mask(tokenizer, messages: list[dict]) -> tuple[list[int], list[int]]:
-    encoded = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )
-    return encoded["input_ids"], encoded["assistant_masks"]
-
-
-def render(tokenizer, tokens: list[int], mask: list[int]) -> str:
-    """The chat as text, with every trained stretch in [brackets]."""
-    text, inside = "", False
-    for token, trained in zip(tokens, mask):
-        text += ("[" if trained and not inside else "]" if inside and not trained else "") + tokenizer.decode([token])
-        inside = bool(trained)
-    return text + ("]" if inside else "")
 
 
 def main(config: ChatSFTConfig) -> dict:
@@ -83,15 +61,21 @@ def main(config: ChatSFTConfig) -> dict:
     if config.match_seconds_of:
         config.max_steps = matched_steps(config, tokenizer)
 
-    trainer = build_trainer(config, tokenizer)
+    trainer, dropped = build_trainer(config, tokenizer)
     trained = train(trainer)
     save(trainer, tokenizer)
-    return trained
+    return {**trained, "chats_dropped": dropped}
 
 
-def build_trainer(config: ChatSFTConfig, tokenizer) -> SFTTrainer:
-    model = load_model(config.model, tokenizer)
-    return SFTTrainer(model=model, args=config, train_dataset=load_chats(config), processing_class=tokenizer)
+def build_trainer(config: ChatSFTConfig, tokenizer) -> tuple[ChatTrainer, dict[str, int]]:
+    chats, dropped = read_chats(config.chats, tokenizer, config.max_length)
+    set_seed(config.seed)  # an adapter begins at random
+    model = config.load(config.model, tokenizer)
+    adapter = config.adapter()
+    trainer = ChatTrainer(
+        model=model, args=config, train_dataset=chats, processing_class=tokenizer, peft_config=adapter
+    )
+    return trainer, dropped
 
 
 def seconds_of(folder: str) -> float:
@@ -111,9 +95,9 @@ def matched_steps(config: ChatSFTConfig, tokenizer, num_timed: int = 50) -> int:
     if not budget.is_file():
         trial = copy.copy(config)
         trial.save_strategy, trial.max_steps = "no", 5
-        build_trainer(trial, tokenizer).train()  # warms up
+        build_trainer(trial, tokenizer)[0].train()  # warms up
         trial.max_steps = num_timed
-        trainer = build_trainer(trial, tokenizer)
+        trainer, _ = build_trainer(trial, tokenizer)
         started_at = time.time()
         trainer.train()
         seconds_per_step = (time.time() - started_at) / num_timed
@@ -129,6 +113,6 @@ if __name__ == "__main__":
     run_stage(
         main,
         ChatSFTConfig,
-        inputs=lambda config: [*local(config.model), config.chats, *filter(None, [config.match_seconds_of])],
+        inputs=lambda config: [*local(config.model, config.chats), *filter(None, [config.match_seconds_of])],
         preflight=preflight,
     )

@@ -11,7 +11,7 @@ The policy goes to `output_dir`, the value model to `output_dir/value_model`.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, set_seed
 
 from crawl2chat.chat import load_model, load_tokenizer, local
 from crawl2chat.ppo import VALUE_MODEL, PPOConfig, PPOTrainer
@@ -85,6 +85,7 @@ def preflight(config: PreferredConfig) -> dict:
 
 
 def main(config: PreferredConfig) -> dict:
+    set_seed(config.seed)  # a value head may begin at random
     tokenizer = load_tokenizer(config.model, for_chat=True)
     rewards, reward_tokenizers = load_rewards(config)
     trainer = PPOTrainer(

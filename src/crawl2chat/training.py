@@ -7,19 +7,22 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from transformers import GenerationConfig, PreTrainedModel, Trainer, TrainerCallback, TrainerState
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from crawl2chat.adapters import merge
 from crawl2chat.chat import END_OF_TEXT, END_OF_TURN
 from crawl2chat.stage import StageError
 
@@ -65,6 +68,35 @@ class FastPrecision:
                 "`bf16: true` has no effect: this processor would emulate it; float32 is used.", stacklevel=2
             )
         super().__post_init__()
+
+
+class SameOrder:
+    """Mixed into a trainer: batches of like length come in an order that only the seed and the epoch decide.
+
+    transformers draws it from torch's state at the start of an epoch, which a run that resumes in the middle of one no
+    longer has.
+    """
+
+    def _get_train_sampler(self, *arguments, **options) -> Sampler | None:
+        sampler = super()._get_train_sampler(*arguments, **options)
+        return OfEpoch(sampler, self.args.seed) if isinstance(sampler, LengthGroupedSampler) else sampler
+
+
+class OfEpoch(Sampler):
+    """A sampler with a generator of its own for every epoch."""
+
+    def __init__(self, sampler: LengthGroupedSampler, seed: int):
+        self.sampler, self.seed, self.epoch = sampler, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        self.sampler.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(self.sampler)
 
 
 class Speed(TrainerCallback):
@@ -171,16 +203,15 @@ def train(trainer: Trainer) -> dict:
         checkpoint = last_complete_checkpoint(trainer.args.output_dir)
     state = TrainerState.load_from_json(Path(checkpoint, "trainer_state.json")) if checkpoint else TrainerState()
     if checkpoint and state.global_step >= state.max_steps:
-        # Killed between the last step and the save: a Trainer that resumes here would take one step too many.
-        trainer._load_from_checkpoint(checkpoint)
-        trainer.state = state
-    else:
-        try:
-            trainer.train(resume_from_checkpoint=checkpoint)
-        except (RuntimeError, SafetensorError) as error:  # torch and safetensors write files by themselves
-            if shutil.disk_usage(trainer.args.output_dir).free > 2**20:
-                raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        # Killed between the last step and the save. A Trainer that resumes here would take one step too many; this one
+        # loads everything, however it is split among processes, and stops.
+        trainer._run_epoch = lambda **_: setattr(trainer.control, "should_training_stop", True)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (RuntimeError, SafetensorError) as error:  # torch and safetensors write files by themselves
+        if shutil.disk_usage(trainer.args.output_dir).free > 2**20:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
     losses = [[row["step"], row["loss"]] for row in trainer.state.log_history if "loss" in row]
     return {
         "train_loss": round(mean(loss for _, loss in losses), 4) if losses else None,
@@ -194,6 +225,8 @@ def save(
     trainer: Trainer, tokenizer, change: Callable[[dict[str, torch.Tensor]], None] = lambda weights: None
 ) -> None:
     """Weights as safetensors, tokenizer with its template, and a generation config that stops where a turn ends.
+
+    Of an adapter, `adapter/` holds its own weights and the folder those of the model (`args.model`) that it is merged into.
 
     Called on every process, as each may hold a part of the weights only; the whole ones are written by one.
 
@@ -209,7 +242,14 @@ def save(
     if trainer.is_world_process_zero():
         weights = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}  # of a compiled model
         change(weights)
-        trainer.accelerator.unwrap_model(model).save_pretrained(args.output_dir, state_dict=weights)
+        model = trainer.accelerator.unwrap_model(model)
+        if isinstance(model, PeftModel):
+            adapter = Path(args.output_dir, "adapter")
+            model.save_pretrained(adapter, state_dict=weights)
+            generation_config = model.generation_config
+            model = merge(adapter, args.model, tokenizer)
+            model.generation_config, weights = generation_config, model.state_dict()
+        model.save_pretrained(args.output_dir, state_dict=weights)
         tokenizer.save_pretrained(args.output_dir)
 
 

@@ -1,0 +1,254 @@
+"""SFT: what is trained of a chat, what of chats is refused, packing that keeps them apart, and adapters."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import ROOT, SFT, killed_at, metrics, refusal, run
+from datasets import Dataset
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from trl import SFTConfig, SFTTrainer
+
+from crawl2chat.adapters import merge
+from crawl2chat.chat import load_tokenizer
+from crawl2chat.chats import check_masks, fault_of, read_chats, render, tokens_and_mask
+from crawl2chat.stage import StageError
+
+CALL = {"name": "calculator", "arguments": '{"expression": "1 + 2"}'}
+
+
+def said(*turns: str) -> list[dict]:
+    """Messages from `role: content`."""
+    return [dict(zip(("role", "content"), turn.split(": ", 1))) for turn in turns]
+
+
+def chat(*turns: str) -> dict:
+    return {"messages": said(*turns), "tools": None}
+
+
+def write(folder, rows: list[dict]):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sft_train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(path_folder):
+    return load_tokenizer(path_folder / "base", for_chat=True)
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory):
+    rows = [chat(f"user: What is {i} + 1?", f"assistant: The answer is {i + 1}.") for i in range(48)]
+    return write(tmp_path_factory.mktemp("sums"), rows)
+
+
+# --- what is trained
+
+
+def test_mask_covers_thinking_answer_and_end_but_no_prompt(tokenizer):
+    messages = said("user: Hello!", "assistant: Hi.", "user: What is 1 + 2?", "assistant: The answer is 3.")
+    messages[-1]["reasoning_content"] = "1+2=3"
+    assert render(tokenizer, *tokens_and_mask(tokenizer, {"messages": messages})) == (
+        "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n[Hi.<|im_end|>]\n"
+        "<|im_start|>user\nWhat is 1 + 2?<|im_end|>\n"
+        "<|im_start|>assistant\n[<think>1+2=3</think>The answer is 3.<|im_end|>]\n"
+    )
+
+
+def test_a_call_is_trained_and_its_result_is_not(tokenizer):
+    messages = said("user: What is 1 + 2?", "assistant: ", "tool: 3", "assistant: The answer is 3.")
+    messages[1]["tool_calls"] = [CALL]
+    text = render(tokenizer, *tokens_and_mask(tokenizer, {"messages": messages, "tools": None}))
+    assert '[<tool_call>{"name": "calculator", "arguments": {"expression": "1 + 2"}}</tool_call><|im_end|>]' in text
+    assert "\n<tool_response>3</tool_response><|im_end|>\n" in text and "[The answer is 3.<|im_end|>]" in text
+
+
+@pytest.mark.parametrize(
+    "template, said",
+    [
+        ("{% for m in messages %}{{ m.content }}{% generation %}{% endgeneration %}{% endfor %}", "no token of chat 1"),
+        ("{% generation %}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}{% endgeneration %}", "the prompt"),
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% else %}{% generation %}{{ m.content }}"
+            "{% endgeneration %}<|im_end|>{% endif %}{% endfor %}",
+            "is not trained in chat 1",
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_mask_is_refused(path_folder, sums, tmp_path, capsys, template, said):
+    folder = shutil.copytree(path_folder / "base", tmp_path / "base")
+    (folder / "chat_template.jinja").write_text(template)
+    given = ["--config", ROOT / "recipes/02_sft/tiny.yaml", "--model", folder, "--chats", sums]
+    assert said in refusal(capsys, SFT, *given, "--output_dir", tmp_path / "out", "--dry_run")
+
+
+def test_a_mask_over_the_middle_of_the_prompt_is_refused(tokenizer):
+    class Wrong:
+        eos_token_id, eos_token = tokenizer.eos_token_id, tokenizer.eos_token
+
+        def apply_chat_template(self, messages, **options):
+            found = tokenizer.apply_chat_template(messages, **options)
+            return {**found, "assistant_masks": [0] + [1] * (len(found["input_ids"]) - 1)}
+
+        decode = tokenizer.decode
+
+    rows = [chat("user: A question of more than twenty letters?", "assistant: Yes.")]
+    with pytest.raises(StageError, match="chat 1 covers the prompt"):
+        check_masks(Wrong(), Dataset.from_list(rows))
+
+
+# --- what is refused
+
+BROKEN = {
+    "that do not end with the assistant": [chat("user: Hello!"), chat("user: Hi!", "assistant: Hi.", "user: Well?"), chat()],
+    "with roles out of order": [
+        chat("assistant: Hi.", "user: Hello!"),
+        chat("user: Hello!", "user: Hello?", "assistant: Hi."),
+        chat("user: Hi!", "system: You are Pip.", "assistant: Hi."),
+        chat("user: Hi!", "tool: 3", "assistant: Hi."),
+        chat("user: Hi!", "narrator: Silence.", "assistant: Hi."),
+    ],
+    "with an empty message": [chat("user: Hi!", "assistant:  "), chat("user: ", "assistant: Hi.")],
+    "longer than 64 tokens": [chat("user: Hi!", "assistant: " + "many words and more " * 40)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_chat_is_left_out_whole_and_counted(fault, tokenizer, tmp_path):
+    good = [chat("user: Hi!", "assistant: Hi.")] * 3
+    folder = write(tmp_path, good + BROKEN[fault])
+    with pytest.warns(UserWarning, match=f"{len(BROKEN[fault])} {fault}"):
+        chats, dropped = read_chats(folder, tokenizer, 64)
+    assert dropped == {fault: len(BROKEN[fault])} and len(chats) == 3
+    with pytest.raises(StageError, match="no chat to train on"), pytest.warns(UserWarning):
+        read_chats(write(tmp_path / "all", BROKEN[fault]), tokenizer, 64)
+
+
+@pytest.mark.parametrize(
+    "call, is_whole",
+    [
+        (CALL, True),
+        ({"type": "function", "function": {"name": "search", "arguments": {"query": "sea"}}}, True),
+        ({"name": "calculator", "arguments": '{"expression": "1 + 2"'}, False),
+        ({"name": "calculator", "arguments": '"1 + 2"'}, False),
+        ({"name": "", "arguments": "{}"}, False),
+        ({"name": "calculator"}, False),
+    ],
+)
+def test_tool_calls_are_checked(call, is_whole, tokenizer):
+    messages = said("user: What is 1 + 2?", "assistant: ", "tool: 3", "assistant: The answer is 3.")
+    messages[1]["tool_calls"] = [call]
+    fault = fault_of({"messages": messages, "tools": None}, tokenizer)
+    assert fault == ("" if is_whole else "with a malformed tool call")
+
+
+def test_no_chats(path_folder, tmp_path, capsys, tokenizer):
+    given = [
+        "--config",
+        ROOT / "recipes/02_sft/tiny.yaml",
+        "--model",
+        path_folder / "base",
+        "--output_dir",
+        tmp_path / "o",
+    ]
+    assert "sft_train.jsonl does not exist" in refusal(capsys, SFT, *given, "--chats", tmp_path)
+    (tmp_path / "sft_train.jsonl").write_text('{"text": "Once."}\n')
+    assert "has no column `messages`" in refusal(capsys, SFT, *given, "--chats", tmp_path)
+
+
+# --- packing
+
+
+def test_packed_chats_do_not_see_one_another(path_folder, sums, tmp_path):
+    """The loss of a chat is the same alone and packed behind others."""
+    tokenizer = load_tokenizer(path_folder / "base")
+    found = {}
+    for packing in (False, True):
+        config = SFTConfig(
+            output_dir=str(tmp_path), packing=packing, max_length=128, assistant_only_loss=True, use_cpu=True, bf16=False,
+            per_device_eval_batch_size=1, report_to="none", gradient_checkpointing=False, eos_token=tokenizer.eos_token,
+        )  # fmt: skip
+        model = AutoModelForCausalLM.from_pretrained(path_folder / "base")
+        chats, _ = read_chats(sums, tokenizer, 128)
+        trainer = SFTTrainer(model=model, args=config, train_dataset=chats, processing_class=tokenizer)
+        losses, rows = {}, 0
+        for batch in trainer.get_train_dataloader():
+            rows += 1
+            batch.pop("seq_lengths", None)
+            labels = batch["labels"]
+            with torch.no_grad():
+                logits = model(**{k: v for k, v in batch.items() if k not in ("labels", "num_items_in_batch")}).logits
+            each = torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none", ignore_index=-100
+            )
+            for token, loss in zip(labels[:, 1:].flatten().tolist(), each.tolist()):
+                if token >= 0:
+                    losses.setdefault(token, []).append(loss)
+        found[packing] = {token: sorted(values) for token, values in losses.items()}, rows
+    (alone, _), (packed, num_packed) = found[False], found[True]
+    assert num_packed < 48 / 8, "nothing was packed"
+    assert alone.keys() == packed.keys()
+    for token in alone:
+        assert torch.allclose(torch.tensor(alone[token]), torch.tensor(packed[token]), atol=1e-4), token
+
+
+# --- adapters
+
+
+def lora(path_folder, sums, out, *more) -> list:
+    return [
+        "--config", ROOT / "recipes/02_sft/tiny.yaml", "--model", path_folder / "base", "--chats", sums, "--output_dir", out,
+        "--use_peft", "true", "--lora_r", 4, "--max_steps", 8, "--save_steps", 4, *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def adapted(path_folder, sums, tmp_path_factory):
+    out = tmp_path_factory.mktemp("lora") / "sft"
+    run(SFT, *lora(path_folder, sums, out))
+    return out
+
+
+def test_an_adapter_learns_and_is_merged(adapted, path_folder):
+    """The folder is a whole model, equal to base and adapter; embeddings, norms and head are the base's."""
+    model = AutoModelForCausalLM.from_pretrained(adapted)
+    base = AutoModelForCausalLM.from_pretrained(path_folder / "base")
+    both = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(path_folder / "base"), adapted / "adapter")
+    ids = torch.arange(4, 40)[None]
+    with torch.no_grad():
+        assert torch.allclose(model(ids).logits, both(ids).logits, atol=1e-4)
+    before, after = base.state_dict(), model.state_dict()
+    for name in before:
+        assert torch.equal(before[name], after[name]) != ("_proj." in name), name
+    assert json.loads((adapted / "generation_config.json").read_text())["eos_token_id"]
+    assert not [file for file in adapted.glob("**/*.bin") if "checkpoint" not in str(file)], "only safetensors"
+
+
+def test_an_interrupted_adapter_as_an_uninterrupted_one(adapted, path_folder, sums, tmp_path):
+    with killed_at(8, SFTTrainer):
+        run(SFT, *lora(path_folder, sums, tmp_path / "sft"))
+    assert (tmp_path / "sft/checkpoint-4/trainer_state.json").is_file()
+    run(SFT, *lora(path_folder, sums, tmp_path / "sft"))
+    one, other = (load_file(folder / "model.safetensors") for folder in (adapted, tmp_path / "sft"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert metrics(adapted)["losses"] == metrics(tmp_path / "sft")["losses"]
+
+
+def test_an_adapter_of_another_base_is_refused(adapted, tmp_path, tokenizer, path_folder):
+    shape = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=24, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, head_dim=8, tie_word_embeddings=False,
+    )  # fmt: skip
+    Qwen3ForCausalLM(shape).save_pretrained(tmp_path)
+    with pytest.raises(StageError, match="does not fit the model"):
+        merge(adapted / "adapter", tmp_path, tokenizer)
+
+
+def test_adapter_options(path_folder, sums, tmp_path, capsys):
+    given = ["--config", ROOT / "recipes/02_sft/tiny.yaml", "--model", path_folder / "base", "--chats", sums]
+    given += ["--output_dir", tmp_path / "out", "--load_in_4bit", "true"]
+    assert "needs bitsandbytes" in refusal(capsys, SFT, *given, "--use_peft", "true")
