@@ -138,3 +138,21 @@ def test_bad_input(easy, path_folder, tmp_path, capsys):
     assert "--model is missing" in refusal(capsys, REWARD, "--use_cpu", "true", "--pairs", easy, *out)
     said = refusal(capsys, REWARD, *arguments(path_folder, "--pairs", easy, "--max_length", 4, *out))
     assert "none of 96 pairs fits into `max_length` 4" in said and not (tmp_path / "out" / "run.yaml").exists()
+
+
+def test_pairs_of_the_hub(monkeypatch):
+    """As UltraFeedback has them: the prompt as text, both replies as whole conversations, other names of the splits."""
+    both = {
+        name: [{"role": "user", "content": "How?"}, {"role": "assistant", "content": name}]
+        for name in ("chosen", "rejected")
+    }
+    names = ["train_sft", "train_prefs", "test_prefs"]
+    monkeypatch.setattr("crawl2chat.pairs.get_dataset_split_names", lambda name: names)
+    asked = []
+    monkeypatch.setattr(
+        "crawl2chat.pairs.load_dataset",
+        lambda name, split: asked.append((name, split)) or [{"prompt": "How?", **both}],
+    )
+    (found,) = read_pairs("HuggingFaceH4/ultrafeedback_binarized", "test")
+    assert asked == [("HuggingFaceH4/ultrafeedback_binarized", "test_prefs")]
+    assert found["prompt"] == both["chosen"][:1] and found["chosen"] == both["chosen"][1:]

@@ -9,7 +9,8 @@ from conftest import ROOT, SFT, killed_at, metrics, refusal, run
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from crawl2chat.adapters import merge
@@ -158,6 +159,57 @@ def test_no_chats(path_folder, tmp_path, capsys, tokenizer):
     assert "sft_train.jsonl does not exist" in refusal(capsys, SFT, *given, "--chats", tmp_path)
     (tmp_path / "sft_train.jsonl").write_text('{"text": "Once."}\n')
     assert "has no column `messages`" in refusal(capsys, SFT, *given, "--chats", tmp_path)
+
+
+# --- models of others
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A base model whose tokenizer knows no chat at all."""
+    folder = tmp_path_factory.mktemp("bare")
+    coder = Tokenizer(models.BPE())
+    coder.pre_tokenizer, coder.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    coder.train_from_iterator(["What is it? The answer is here."], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=coder, eos_token="<|endoftext|>")
+    tokenizer.save_pretrained(folder)
+    shape = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, head_dim=16, tie_word_embeddings=False,
+    )  # fmt: skip
+    Qwen3ForCausalLM(shape).save_pretrained(folder)
+    return folder
+
+
+def test_a_base_model_without_a_template_gets_ours(bare, sums, tmp_path):
+    given = ["--config", ROOT / "recipes/02_sft/tiny.yaml", "--model", bare, "--chats", sums, "--max_steps", 4]
+    run(SFT, *given, "--output_dir", tmp_path / "sft")
+    tokenizer, before = load_tokenizer(tmp_path / "sft", for_chat=True), load_tokenizer(bare)
+    assert tokenizer.eos_token == "<|im_end|>" and len(tokenizer) == len(before) + 9
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "sft")
+    assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
+    text = "What is 1 + 2? <think>1+2=3</think>"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.eos_token_id in model.generation_config.eos_token_id
+
+
+def test_an_adapter_cannot_train_tokens_that_are_new(bare, sums, tmp_path, capsys):
+    given = ["--config", ROOT / "recipes/02_sft/tiny.yaml", "--model", bare, "--chats", sums, "--use_peft", "true"]
+    assert "9 tokens of the chat template are new" in refusal(capsys, SFT, *given, "--output_dir", tmp_path / "sft")
+
+
+def test_chats_of_the_hub(monkeypatch, tokenizer):
+    asked = []
+    rows = Dataset.from_list([{"messages": said("user: Hi!", "assistant: Hi."), "source": "x"}])
+    monkeypatch.setattr(
+        "crawl2chat.chats.load_dataset", lambda *names, **options: asked.append((names, options)) or rows
+    )
+    chats, dropped = read_chats("HuggingFaceTB/smol-smoltalk", tokenizer, 64)
+    assert asked == [(("HuggingFaceTB/smol-smoltalk",), {"split": "train"})] and dropped == {}
+    assert chats[0] == {"messages": rows[0]["messages"], "tools": None}
 
 
 # --- packing

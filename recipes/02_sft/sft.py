@@ -19,7 +19,7 @@ from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from crawl2chat.adapters import Adapted
-from crawl2chat.chat import load_tokenizer, local
+from crawl2chat.chat import check_template, give_template, load_tokenizer, local
 from crawl2chat.chats import check_masks, read_chats, render, tokens_and_mask
 from crawl2chat.stage import StageError, missing, read_run, run_stage, write_atomically
 from crawl2chat.training import FastPrecision, SameOrder, save, train
@@ -35,6 +35,21 @@ class ChatSFTConfig(FastPrecision, Adapted, SFTConfig):
         return missing(self, "model", "chats")
 
 
+def load(config: ChatSFTConfig):
+    """Model and tokenizer; a base model without a chat template gets ours, and rows for the tokens that are new to it."""
+    tokenizer = load_tokenizer(config.model)
+    model = config.load(config.model, tokenizer)
+    num_new = give_template(tokenizer)
+    check_template(tokenizer, config.model)
+    if num_new and config.use_peft:
+        raise StageError(
+            f"{num_new} tokens of the chat template are new to {config.model}; `use_peft` cannot train them."
+        )
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
+    return model, tokenizer
+
+
 class ChatTrainer(SameOrder, SFTTrainer):
     """TRL's, whose batches of like length come in the same order after an interruption."""
 
@@ -42,8 +57,7 @@ class ChatTrainer(SameOrder, SFTTrainer):
 def preflight(config: ChatSFTConfig) -> dict:
     if config.match_seconds_of:
         seconds_of(config.match_seconds_of)
-    tokenizer = load_tokenizer(config.model, for_chat=True)
-    model = config.load(config.model, tokenizer)
+    model, tokenizer = load(config)
     config.adapter()
     chats, _ = read_chats(config.chats, tokenizer, config.max_length)
     check_masks(tokenizer, chats)
@@ -55,22 +69,21 @@ def preflight(config: ChatSFTConfig) -> dict:
 
 
 def main(config: ChatSFTConfig) -> dict:
-    tokenizer = load_tokenizer(config.model, for_chat=True)
     config.assistant_only_loss = True
-    config.eos_token = tokenizer.eos_token
     if config.match_seconds_of:
-        config.max_steps = matched_steps(config, tokenizer)
+        config.max_steps = matched_steps(config)
 
-    trainer, dropped = build_trainer(config, tokenizer)
+    trainer, dropped = build_trainer(config)
     trained = train(trainer)
-    save(trainer, tokenizer)
+    save(trainer, trainer.processing_class)
     return {**trained, "chats_dropped": dropped}
 
 
-def build_trainer(config: ChatSFTConfig, tokenizer) -> tuple[ChatTrainer, dict[str, int]]:
-    chats, dropped = read_chats(config.chats, tokenizer, config.max_length)
+def build_trainer(config: ChatSFTConfig) -> tuple[ChatTrainer, dict[str, int]]:
     set_seed(config.seed)  # an adapter begins at random
-    model = config.load(config.model, tokenizer)
+    model, tokenizer = load(config)
+    config.eos_token = tokenizer.eos_token
+    chats, dropped = read_chats(config.chats, tokenizer, config.max_length)
     adapter = config.adapter()
     trainer = ChatTrainer(
         model=model, args=config, train_dataset=chats, processing_class=tokenizer, peft_config=adapter
@@ -86,7 +99,7 @@ def seconds_of(folder: str) -> float:
     return metrics["train_seconds"]
 
 
-def matched_steps(config: ChatSFTConfig, tokenizer, num_timed: int = 50) -> int:
+def matched_steps(config: ChatSFTConfig, num_timed: int = 50) -> int:
     """The steps that fit into the wall time of `match_seconds_of`; read from `budget.json` once it is there.
 
     Fifty are timed, since `group_by_length` sorts by length within fifty batches: the first ones take longest.
@@ -95,9 +108,9 @@ def matched_steps(config: ChatSFTConfig, tokenizer, num_timed: int = 50) -> int:
     if not budget.is_file():
         trial = copy.copy(config)
         trial.save_strategy, trial.max_steps = "no", 5
-        build_trainer(trial, tokenizer)[0].train()  # warms up
+        build_trainer(trial)[0].train()  # warms up
         trial.max_steps = num_timed
-        trainer, _ = build_trainer(trial, tokenizer)
+        trainer, _ = build_trainer(trial)
         started_at = time.time()
         trainer.train()
         seconds_per_step = (time.time() - started_at) / num_timed

@@ -55,15 +55,38 @@ def load_tokenizer(folder: str | Path, for_chat: bool = False):
     except Exception as error:  # tokenizers raises plain ones
         reason = " ".join(str(error).split())[:200]
         raise StageError(f"{folder} holds no tokenizer that transformers can load: {reason}") from error
-    if for_chat and not tokenizer.chat_template:
+    if for_chat:
+        check_template(tokenizer, folder)
+    return tokenizer
+
+
+def check_template(tokenizer, folder: str | Path) -> None:
+    """Refuses, by a `StageError`, a tokenizer without a chat template, or one that does not mark what is trained."""
+    if not tokenizer.chat_template:
         raise StageError(f"the tokenizer in {folder} has no chat template; 5_train_tokenizer.py saves one inside.")
-    without_comments = re.sub(r"\{#.*?#\}", "", tokenizer.chat_template or "", flags=re.DOTALL)
-    if for_chat and not re.search(r"\{%-?\s*generation\s*-?%\}", without_comments):
+    without_comments = re.sub(r"\{#.*?#\}", "", tokenizer.chat_template, flags=re.DOTALL)
+    if not re.search(r"\{%-?\s*generation\s*-?%\}", without_comments):
         raise StageError(
             f"the chat template in {folder} has no {{% generation %}} markers, so the assistant's tokens cannot be "
             "told from the prompt; put the markers around the assistant's content."
         )
-    return tokenizer
+
+
+def give_template(tokenizer) -> int:
+    """Gives the tokenizer of a base model that has no chat template ours, and the tokens for it that it lacks.
+
+    Returns:
+        how many tokens are new; the model's embedding needs as many more rows.
+    """
+    if tokenizer.chat_template:
+        return 0
+    tokenizer.chat_template = chat_template()
+    before, vocabulary = len(tokenizer), tokenizer.get_vocab()
+    special = [token for token in (START_OF_TURN, END_OF_TURN, PADDING) if token not in vocabulary]
+    tokenizer.add_special_tokens({"extra_special_tokens": special}, replace_extra_special_tokens=False)
+    tokenizer.add_tokens([token for token in ADDED_TOKENS if token not in vocabulary])
+    tokenizer.eos_token, tokenizer.pad_token = END_OF_TURN, PADDING
+    return len(tokenizer) - before
 
 
 def load_model(folder: str | Path, tokenizer, **options):

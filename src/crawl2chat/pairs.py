@@ -9,14 +9,18 @@ from pathlib import Path
 from statistics import mean
 
 import torch
+from datasets import get_dataset_split_names, load_dataset
 
+from crawl2chat.chat import local
 from crawl2chat.stage import StageError
 
 COLUMNS = ("prompt", "chosen", "rejected")  # what TRL's trainers read
 
 
 def read_pairs(path: str | Path, split: str = "train") -> list[dict]:
-    """The pairs of `pairs_{split}.jsonl` in a folder, or of one file; HH-RLHF's dialogues are turned into chats.
+    """The pairs of `pairs_{split}.jsonl` in a folder, of one file, or of a dataset of the Hub (`owner/name`).
+
+    HH-RLHF's dialogues are turned into chats. Of the Hub, `{split}_prefs`, as UltraFeedback has it, or `{split}` is read.
 
     Those whose replies are equal or empty, or whose prompt does not end with the user, are left out, with a warning.
 
@@ -27,10 +31,15 @@ def read_pairs(path: str | Path, split: str = "train") -> list[dict]:
         StageError: there is no such file, a line is no pair, or none is left.
     """
     file = Path(path) / f"pairs_{split}.jsonl" if Path(path).is_dir() else Path(path)
-    if not file.is_file():
+    if not file.exists() and not local(str(path)):
+        names = get_dataset_split_names(str(path))
+        found = load_dataset(str(path), split=f"{split}_prefs" if f"{split}_prefs" in names else split)
+        rows = [_as_pair(row, f"{path}, row {number}") for number, row in enumerate(found, 1)]
+    elif not file.is_file():
         raise StageError(f"{file} does not exist; run 7_build_conversations.py first, or name a file of pairs.")
-    with gzip.open(file, "rt") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-        rows = [_as_pair(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
+    else:
+        with gzip.open(file, "rt") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+            rows = [_as_pair(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
     kept = [row for row in rows if not _fault(row)]
     if faults := Counter(fault for row in rows if (fault := _fault(row))):
         told = ", ".join(f"{count} {fault}" for fault, count in sorted(faults.items()))
@@ -49,14 +58,16 @@ def _fault(row: dict) -> str:
     return "" if row["prompt"] and row["prompt"][-1]["role"] == "user" else "whose prompt does not end with the user"
 
 
-def _as_pair(line: str, where: str) -> dict:
+def _as_pair(row: str | dict, where: str) -> dict:
     try:
-        row = json.loads(line)
+        row = json.loads(row) if isinstance(row, str) else row
         if isinstance(row["chosen"], str):
             prompt, chosen = _dialogue(row["chosen"])
             return {"prompt": prompt, "chosen": [chosen], "rejected": [_dialogue(row["rejected"])[1]], "kind": "real"}
         if not all(isinstance(row[name][-1]["content"], str) for name in ("chosen", "rejected")):
             raise TypeError("a reply is no text")
+        if isinstance(row.get("prompt", ""), str):  # whole conversations, as UltraFeedback has them
+            row = {"prompt": row["chosen"][:-1], "chosen": row["chosen"][-1:], "rejected": row["rejected"][-1:]}
         return {name: row[name] for name in COLUMNS} | {"kind": row.get("kind", "all")}
     except (KeyError, IndexError, TypeError, json.JSONDecodeError):
         raise StageError(f"{where} is no preference pair; it needs prompt, chosen and rejected messages.") from None
