@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from conftest import PRETRAIN, ROOT, metrics, pretrain_arguments, run
+from safetensors.torch import load_file
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -37,7 +38,7 @@ def arguments_of(folder: Path, out: Path) -> list:
     ]  # fmt: skip
 
 
-def launch(config: str, *arguments, processes: int = 2) -> subprocess.Popen:
+def launch(config: str, *arguments, processes: int = 2, script: str = PRETRAIN) -> subprocess.Popen:
     command = [
         sys.executable,
         "-m",
@@ -52,7 +53,7 @@ def launch(config: str, *arguments, processes: int = 2) -> subprocess.Popen:
         "no",
         "--main_process_port",
         0,
-        PRETRAIN,
+        script,
         *arguments,
     ]
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
@@ -117,6 +118,23 @@ def test_two_processes_train_what_one_does(config, resumed_on, path_folder, alon
         again = AutoModelForCausalLM.from_pretrained(out).state_dict()
         assert all(torch.equal(again[name], weights) for name, weights in model.state_dict().items())
         assert [step for step, _ in metrics(out)["losses"]] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("config", ["ddp", "zero2"])
+def test_ppo_on_two_processes(config, guesser, tmp_path):
+    """Policy and value model are one engine: both learn, and both are written whole."""
+    arguments = [
+        "--config", "recipes/05_ppo/tiny_sums.yaml", "--model", guesser / "guesser", "--prompts", guesser / "guesses",
+        "--per_device_train_batch_size", 8, "--max_completion_length", 8, "--learning_rate", 3e-3,
+        "--value_learning_rate", 3e-3, "--max_steps", 12, "--logging_steps", 2, "--output_dir", tmp_path / "ppo",
+        "--ddp_backend", "gloo", "--use_cpu", "true" if config == "ddp" else "false",
+    ]  # fmt: skip
+    ended(launch(config, *arguments, script="recipes/05_ppo/ppo.py"))
+    found = metrics(tmp_path / "ppo")
+    assert found["steps"] == 12 and found["last_score"] > found["first_score"] + 0.1
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "ppo").num_parameters()
+    values = load_file(tmp_path / "ppo/value_model/model.safetensors")
+    assert values["score.weight"].numel() == values["model.norm.weight"].numel()
 
 
 def test_a_config_that_is_not_followed_is_refused(path_folder, tmp_path):

@@ -47,6 +47,7 @@ class PPOConfig(GRPOConfig):
     missing_eos_penalty: float = bounded(0.0, "Taken from the score of a completion that was cut off.", low=0.0)
 
     def __post_init__(self):
+        self.ddp_find_unused_parameters = False  # the value model's are used, but not in the policy's forward pass
         if self.num_generations != 1:
             return super().__post_init__()
         # GRPO asks for a group of two at least. Nothing below uses the groups but the sampler of prompts.
