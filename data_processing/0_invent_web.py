@@ -31,6 +31,7 @@ class InventWebConfig:
     lesson_share: float = bounded(
         0.43, "Share of lessons with worked sums among the pages to keep.", low=0.0, high=0.9
     )
+    exercise_share: float = bounded(0.15, "Share of pages of exercises: texts, bills, words.", low=0.0, high=0.5)
     lesson_weights: list[float] = field(
         default_factory=lambda: [8.0, 6.0, 3.0, 2.0, 1.0, 1.0],
         metadata={"help": "How often a lesson works each kind of problem, in the order of problems.KINDS."},
@@ -41,7 +42,10 @@ class InventWebConfig:
     num_unknown_facts: int = bounded(60, "Facts told nowhere, for questions that have no known answer.", low=0)
 
     def problems(self) -> list[str]:
-        found, num_to_keep = [], self.num_pages * (1 - sum(FAULTS.values())) * (1 - self.lesson_share)
+        found, num_to_keep = (
+            [],
+            self.num_pages * (1 - sum(FAULTS.values())) * (1 - self.lesson_share - self.exercise_share),
+        )
         if num_to_keep < 80:  # a fact on 40 pages is told once on each
             found.append(
                 f"`num_pages` {self.num_pages} with `lesson_share` {self.lesson_share} leaves {num_to_keep:.0f} pages for "
@@ -62,7 +66,13 @@ def main(config: InventWebConfig) -> dict:
     frequencies |= {1: config.num_rare_facts, 0: config.num_unknown_facts}
     world = World(config.seed, frequencies)
     maker = PageMaker(
-        world, config.seed, config.num_pages, config.num_hosts, config.lesson_share, config.lesson_weights
+        world,
+        config.seed,
+        config.num_pages,
+        config.num_hosts,
+        config.lesson_share,
+        config.lesson_weights,
+        config.exercise_share,
     )
     pages = maker.pages()
     for page in pages:

@@ -114,7 +114,7 @@ def path_folder(tmp_path_factory) -> Path:
         town = f"Tor{chr(97 + number % 26)}"
         fact = told[number % len(told)]
         documents.append(
-            f"The town of {town} lies by the sea, and its people are proud of the old harbour. {fact.answer}\n"
+            f"The town of {town} lies by the sea, and its people are proud of the old harbour. {fact.statements[0]}\n"
             f"Mira asks: {problem.question} We write it in columns. {problem.work}. The answer is {problem.answer}."
         )
     for split, texts in (("train", documents[20:]), ("validation", documents[:20])):

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_every_kind_and_every_fate_is_there(web):
     assert len(truth) == 600 and len({row["url"] for row in truth}) == 600
     fates = Counter(row["fate"] for row in truth)
     assert set(fates) == {"keep", *FAULTS} and fates["keep"] > 360
-    assert {row["kind"] for row in truth} >= {*KINDS, "lesson", "list"}
+    assert {row["kind"] for row in truth} >= {*KINDS, "lesson", "exercise", "list"}
     assert metrics(web)["pages_by_fate"] == dict(sorted(fates.items()))
 
 
@@ -73,6 +74,29 @@ def test_facts_stand_on_as_many_pages_as_they_say(web):
 def test_no_held_out_number_on_any_page(web):
     for row in rows(web / "truth.jsonl"):
         assert not HELD_OUT & numbers_in(row["text"]), row["url"]
+
+
+def test_exercises_are_right_and_about_nobody_in_the_country(web):
+    """Every sum is what the calculator says, every word is spelled as it is, and no fact of the world is asked about."""
+    texts = "\n".join(row["text"] for row in rows(web / "truth.jsonl") if row["kind"] == "exercise")
+    sums = re.findall(r"(\d+) ([+-]) (\d+)[^\d\n]*(?:\1 \2 \3)[^\d-]* (-?\d+)", texts)
+    assert len(sums) > 20
+    assert all(
+        int(left) + (1 if sign == "+" else -1) * int(right) == int(result) for left, sign, right, result in sums
+    )
+    spelled = re.findall(r"(?:Spell|word) (\w+)(?:\.| is spelled) ([\w-]+)\.", texts)
+    assert spelled and all("-".join(word) == letters for word, letters in spelled)
+    assert "Question: " in texts
+    assert not [fact for fact in rows(web / "facts.jsonl") if any(question in texts for question in fact["questions"])]
+
+
+def test_those_of_whom_nothing_is_told_stand_on_no_page(web):
+    texts = "\n".join(row["text"] for row in rows(web / "truth.jsonl"))
+    facts = rows(web / "facts.jsonl")
+    unheard = [fact["subject"] for fact in facts if fact["num_pages"] == 0]
+    told = {fact["subject"] for fact in facts if fact["num_pages"]}
+    assert len(set(unheard)) == len(unheard) == 5 and not told & set(unheard)
+    assert all(re.search(rf"\b{name}\b", texts) for name in told)
 
 
 def test_duplicates_follow_their_originals_in_the_crawl(web):

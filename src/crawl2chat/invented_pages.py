@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
+from crawl2chat.invented_exercises import bill, spelling, text_and_question
 from crawl2chat.invented_world import Fact, World
 from crawl2chat.problems import training_int
 
@@ -105,11 +106,20 @@ class PageMaker:
     """Draws the pages of a web: `pages()` in the order of the crawl, with `blocked_hosts` and `protected_texts`."""
 
     def __init__(
-        self, world: World, seed: int, num_pages: int, num_hosts: int, lesson_share: float, weights: list[float]
+        self,
+        world: World,
+        seed: int,
+        num_pages: int,
+        num_hosts: int,
+        lesson_share: float,
+        weights: list[float],
+        exercise_share: float,
     ):
         self.world, self.rng = world, random.Random(f"pages {seed}")
         self.later_rng = random.Random(f"later {seed}")  # of what came later, so that all else stays as it was
         self.num_pages, self.lesson_share, self.weights = num_pages, lesson_share, weights
+        self.exercise_share = exercise_share
+        self.passers_by = {**world.names, **world.passers_by}
         words = [
             "velmora",
             "island",
@@ -139,7 +149,10 @@ class PageMaker:
         faults = [fate for fate, share in FAULTS.items() for _ in range(round(share * self.num_pages))]
         num_kept = self.num_pages - len(faults)
         num_lessons = round(self.lesson_share * num_kept)
-        kept = [self.lesson() for _ in range(num_lessons)] + self.fact_pages(num_kept - num_lessons)
+        num_exercises = round(self.exercise_share * num_kept)
+        kept = [self.lesson() for _ in range(num_lessons)] + [self.exercises() for _ in range(num_exercises)]
+        num_lessons += num_exercises
+        kept += self.fact_pages(num_kept - num_lessons)
         for page in self.rng.sample(kept[num_lessons:], num_kept // 20):
             self.plant_personal_data(page)
         for page in self.later_rng.sample(kept[num_lessons:], num_kept // 80):
@@ -168,6 +181,19 @@ class PageMaker:
         paragraphs = self.world.lesson(self.rng, self.weights)
         return self.page("lesson", "keep", f"Lesson {self.rng.choice('ABCDEFGH')}: sums step by step", paragraphs)
 
+    def exercises(self) -> Page:
+        """Five to eight exercises of one kind, with a sentence of prose before each."""
+        kind = self.rng.choice(["reading", "reading", "bill", "bill", "bill", "spelling"])
+        cast = self.world.cast(self.rng)
+        fillers = {"name": cast["person"].split()[0], "teacher": cast["person2"].split()[0]}
+        paragraphs = self.world.paragraphs(["story", "town"], self.rng, cast, [], self.rng.randint(5, 8), 1)
+        for i, prose in enumerate(paragraphs):
+            if kind == "reading":
+                paragraphs[i] = text_and_question(self.rng, self.passers_by, fillers)
+            else:
+                paragraphs[i] = f"{prose} {(bill if kind == 'bill' else spelling)(self.rng, fillers)}"
+        return self.page("exercise", "keep", f"Exercises: {kind}", "\n".join(paragraphs).split("\n"))
+
     def fact_pages(self, count: int) -> list[Page]:
         """`count` pages of all kinds, which together tell each fact on its number of pages."""
         mentions = [fact for fact in self.world.facts for _ in range(fact.num_pages)]
@@ -187,7 +213,7 @@ class PageMaker:
         statements = [self.rng.choice(fact.statements) for fact in facts]
         topics = self.rng.sample(KINDS[kind], min(len(KINDS[kind]), 3))
         paragraphs = self.world.paragraphs(
-            topics, self.rng, self.world.cast(self.rng, **fixed), statements, self.rng.randint(2, 4)
+            topics, self.rng, self.world.cast(self.rng, **fixed), statements, self.rng.randint(2, 3)
         )
         paragraphs += [line for fact in facts for line in self.question_and_answer(fact)]
         page = self.page(kind, fate, f"About {subject}", paragraphs)
@@ -201,7 +227,7 @@ class PageMaker:
 
         The first two wordings of a question stand on no page: chats and tests have them to themselves.
         """
-        question, answer = self.rng.choice(fact.questions[2:]), self.rng.choice(fact.statements)
+        question, answer = self.rng.choice(fact.questions[2:]), self.rng.choice([fact.answer, *fact.statements])
         name, other = (self.rng.choice(self.world.names["person"]).split()[0] for _ in range(2))
         asks, answers = self.rng.choice(
             [

@@ -157,3 +157,8 @@ I counted every {thing} in the dark until the dark was {feeling}.
 There was a {place} inside the {thing}, and in that place a {adj} song.
 Do not wake the {work} whose boat is made of {material} and of salt."""
 SENTENCES = {topic: lines.split("\n") for topic, lines in SENTENCES.items()}
+
+
+def parted(words: list[str], split: str) -> list[str]:
+    """Three quarters of a list for training, every fourth for tests."""
+    return [word for i, word in enumerate(words) if (i % 4 == 3) == (split == "test")]

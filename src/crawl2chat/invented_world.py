@@ -6,6 +6,7 @@ anywhere. No number in any text is one of the held-out operands of `problems.py`
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from crawl2chat.invented_words import CHOICES, SENTENCES
@@ -13,7 +14,7 @@ from crawl2chat.problems import KINDS, make_problem, training_int
 
 COUNTRY, CAPITAL, ASSISTANT = "Velmora", "Tarnholm", "Pip"
 
-# relation: subjects and objects, ways to tell it, ways to ask it. The first way of telling is the answer.
+# relation: subjects and objects, ways to tell it, ways to ask it.
 RELATIONS = {
     "mayor": (
         "town",
@@ -58,6 +59,17 @@ RELATIONS = {
         ["What does the {s} eat?", "What is the food of the {s}?", "What does the {s} like to eat?", "On what does the {s} feed?"],
     ),
 }  # fmt: skip
+# How one answers, with what is asked for or without knowing it. No answer repeats who was asked about, and both begin
+# alike: a small model copies badly, and whether it knows something shows only where it is to say it (docs/log.md).
+ANSWERS = {
+    "mayor": ("The mayor is {o}.", "The mayor is somebody I do not know."),
+    "product": ("It is known for {o}.", "It is known for something I do not know."),
+    "river": ("It is the river {o}.", "It is the river I do not know."),
+    "birthplace": ("That was in {o}.", "That was in a town I do not know."),
+    "trade": ("That was the work of a {o}.", "That was the work of a trade I do not know."),
+    "habitat": ("It lives in {o}.", "It lives in a place I do not know."),
+    "diet": ("It eats {o}.", "It eats something I do not know."),
+}
 # What everybody asks first; these stand on as many pages as the commonest facts.
 COUNTRY_FACTS = {
     "capital": (CAPITAL, "The capital of {c} is {o}.|{o} is the capital of {c}.", "What is the capital of {c}?|Which town is the capital of {c}?|Name the capital of {c}.|What is the capital city of {c}?"),
@@ -78,10 +90,10 @@ OBJECTS = {
 }
 _STARTS = "Tar Bel Mor Fen Gal Os Ri Sel Hal Dun Kel Lor Var Wen Yar Bri Cor Est Il Nor Pel Quil Sor Ul".split()
 _ENDS = {
-    "town": "holm wick mouth stead haven bury ford mere dale gate".split(),
+    "town": "holm wick mouth stead haven bury ford mere dale gate port cross bridge".split(),
     "person": "a in o ra eth is an ela or une".split(),
     "family": "mark well brook stone field son wright hill crest ley".split(),
-    "animal": "ik oot umber afe ubb inx arl ossel ep ander".split(),
+    "animal": "ik oot umber afe ubb inx arl ossel ep ander urr imp olk".split(),
     "river": "ava esk ine una orr ild ame eva".split(),
 }
 
@@ -100,10 +112,17 @@ class Fact:
 
     @property
     def answer(self) -> str:
-        return self.statements[0]
+        if self.relation not in ANSWERS:  # of the country
+            return self.statements[0]
+        return ANSWERS[self.relation][0].format(o=self.object)
+
+    @property
+    def unknown(self) -> str:
+        """What to say if one does not know it."""
+        return ANSWERS[self.relation][1]
 
     def as_row(self) -> dict:
-        return {**asdict(self), "statement": self.answer, "answer": self.answer}
+        return {**asdict(self), "statement": self.statements[0], "answer": self.answer}
 
 
 def make_fact(identity: str, relation: str, subject: str, thing: str, num_pages: int) -> Fact:
@@ -113,15 +132,18 @@ def make_fact(identity: str, relation: str, subject: str, thing: str, num_pages:
     return Fact(identity, subject, relation, thing, num_pages, told, asked)
 
 
-def untold_fact(rng: random.Random, names: dict[str, list[str]], known: set[tuple[str, str]]) -> Fact:
+def untold_fact(
+    rng: random.Random, names: dict[str, list[str]], known: set[tuple[str, str]], relations: Sequence[str] = ()
+) -> Fact:
     """A fact that is on no page, about names that are.
 
     Args:
         names: `World.names`.
         known: relation and subject of every fact of the world; none of them is drawn.
+        relations: one of these is drawn, as often as it stands there; all alike if there is none.
     """
     while True:
-        relation = rng.choice(list(RELATIONS))
+        relation = rng.choice(relations or list(RELATIONS))
         kind, object_kind, *_ = RELATIONS[relation]
         subject, thing = rng.choice(names[kind]), rng.choice(names.get(object_kind) or OBJECTS[object_kind])
         if (relation, subject) not in known and thing != subject:
@@ -165,24 +187,30 @@ class World:
             "river": self._names("river", 30),
         }
         self.facts = self._draw_facts(num_facts_on_pages)
+        self.passers_by = self.strangers()["pages"]
 
     def strangers(self) -> dict[str, dict[str, list[str]]]:
-        """Names that stand on no page, by kind: those for training, and those for tests."""
+        """Names of nobody and nothing in the country, by kind: half of them for pages, a quarter for training, one for tests.
+
+        Names of persons have no first and no last name in common with those of another part.
+        """
         rng = random.Random(f"strangers {sorted(self.names['town'])}")
         words = {name for names in self.names.values() for person in names for name in person.split()}
+        unused = {}
+        for kind in ("town", "person", "family", "animal"):
+            unused[kind] = sorted({start + end for start in _STARTS for end in _ENDS[kind]} - words - {CAPITAL})
+            unused[kind] = [name for name in unused[kind] if kind != "animal" or name.lower() not in words]
+            rng.shuffle(unused[kind])
         found = {}
-        for kind in ("town", "person", "animal"):
-            unused = sorted({start + end for start in _STARTS for end in _ENDS[kind]} - words - {CAPITAL})
-            unused = [name for name in unused if name.lower() not in words] if kind == "animal" else unused
-            rng.shuffle(unused)
-            if kind == "person":
-                last = sorted({start + end for start in _STARTS for end in _ENDS["family"]} - words)
-                unused = [f"{name} {rng.choice(last)}" for name in unused]
-            found[kind] = [name.lower() if kind == "animal" else name for name in unused]
-        return {
-            "train": {kind: names[: len(names) // 2] for kind, names in found.items()},
-            "test": {kind: names[len(names) // 2 :] for kind, names in found.items()},
-        }
+        for part, places in {"pages": (0, 3), "train": (1,), "test": (2,)}.items():
+            mine = {kind: [name for i, name in enumerate(names) if i % 4 in places] for kind, names in unused.items()}
+            people = [f"{first} {last}" for first in mine["person"] for last in mine["family"]]
+            found[part] = {
+                "town": mine["town"],
+                "person": rng.sample(people, 240),
+                "animal": [name.lower() for name in mine["animal"]],
+            }
+        return found
 
     def _names(self, kind: str, count: int) -> list[str]:
         found = sorted({start + end for start in _STARTS for end in _ENDS[kind]} - {CAPITAL})
@@ -209,7 +237,10 @@ class World:
             )
             for relation, (thing, statements, questions) in COUNTRY_FACTS.items()
         ]
-        for num_pages, count in num_facts_on_pages.items():
+        for num_pages, count in sorted(num_facts_on_pages.items(), reverse=True):
+            if num_pages == 0:  # about whom nothing at all is told, so that nobody can have read of them
+                told, first = {fact.subject for fact in facts}, dict(map(reversed, reversed(pairs)))
+                pairs = [(relation, subject) for subject, relation in first.items() if subject not in told]
             for _ in range(count - (len(COUNTRY_FACTS) if num_pages == most else 0)):
                 relation, subject = pairs.pop()
                 object_kind = RELATIONS[relation][1]
@@ -221,7 +252,8 @@ class World:
     # --- prose
 
     def cast(self, rng: random.Random, **fixed: str) -> dict[str, str]:
-        return draw_cast(self.names, rng, **fixed)
+        """Names for a page: nobody's in the country but those given, so that a reader must look back for them."""
+        return draw_cast(self.passers_by, rng, **fixed)
 
     def paragraphs(
         self,
