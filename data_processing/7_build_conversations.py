@@ -27,6 +27,8 @@ from crawl2chat.problems import HELD_OUT, KINDS, TRAINING_OPERANDS, Problem, mak
 from crawl2chat.stage import StageError, bounded, run_stage, write_jsonl
 from crawl2chat.tools import SEARCH
 
+COMMON = 8  # pages from which on a fact is one that people ask about
+
 
 @dataclass
 class ConversationsConfig:
@@ -56,12 +58,16 @@ class ConversationsConfig:
     num_rl_prompts: int = bounded(640, "Questions for RL on sums, from easy to hard.", low=1)
     num_test_problems: int = bounded(300, "Held-out problems, equally many of each kind.", low=1)
     num_tests: int = bounded(100, "Held-out requests of each other kind, and half as many pairs of each.", low=1)
-    test_fact_share: float = bounded(0.5, "Share of the told facts that no chat asks about.", low=0.0, high=1.0)
+    test_fact_share: float = bounded(0.3, "Share of the told facts that only the tests ask about.", low=0.0, high=1.0)
+    probe_fact_share: float = bounded(0.25, "Share that the probe has to itself, beside rare ones.", low=0.0, high=1.0)
 
     def problems(self) -> list[str]:
         unknown = sorted({*self.easy_kinds, *self.harder_kinds, *self.rl_kinds} - set(KINDS))
         found = [f"unknown kind of problem `{kind}`; choose from {', '.join(KINDS)}." for kind in unknown]
         empty = [name for name in ("easy_kinds", "harder_kinds", "rl_kinds") if not getattr(self, name)]
+        if self.test_fact_share + self.probe_fact_share > 1:
+            shares = f"`test_fact_share` {self.test_fact_share} and `probe_fact_share` {self.probe_fact_share}"
+            found.append(f"{shares} are more than all facts; lower one of them.")
         if self.num_harder_examples > self.num_worked_examples:
             found.append(
                 f"`num_harder_examples` {self.num_harder_examples} are part of `num_worked_examples`; give fewer."
@@ -82,17 +88,21 @@ def preflight(config: ConversationsConfig) -> dict:
 def main(config: ConversationsConfig) -> dict:
     rng = random.Random(config.seed)
     facts = chats.facts_of([json.loads(line) for line in Path(config.web, "facts.jsonl").read_text().splitlines()])
-    world = json.loads(Path(config.web, "world.json").read_text())
+    world = chats.heard_of(json.loads(Path(config.web, "world.json").read_text()), facts)
     known = {(fact.relation, fact.subject) for fact in facts}
 
-    # Facts that some page tells: some are asked about in chats, the others only in the test. What no page tells is asked
-    # nowhere yet: what the model knows shows only when it is probed (8_probe_knowledge.py).
-    # What everybody asks about the country stands in chats only.
+    # Facts that some page tells: some are asked about in chats, others only in the test, and others only in the probe
+    # (8_probe_knowledge.py), which is to find out what pages have taught and not what chats have. People ask about what
+    # they have heard of: chats hold no rare fact, and so do not teach to answer where nothing is known. What everybody
+    # asks about the country stands in chats only.
     told = [fact for fact in facts if fact.num_pages > 0]
     rng.shuffle(told)
     testable = [fact for fact in told if fact.subject != world["country"]]
-    test_facts = testable[: round(config.test_fact_share * len(testable))]
-    chat_facts = [fact for fact in told if fact not in test_facts]
+    num_tested, num_probed = (
+        round(share * len(testable)) for share in (config.test_fact_share, config.probe_fact_share)
+    )
+    test_facts, probe_facts = testable[:num_tested], testable[num_tested : num_tested + num_probed]
+    chat_facts = [fact for fact in told if fact not in test_facts + probe_facts and fact.num_pages >= COMMON]
 
     turns = [chats.turn(question, fact.answer) for fact in chat_facts for question in fact.questions]
     rng.shuffle(turns)
@@ -203,13 +213,14 @@ def test_chats(
         lambda: chats.harm(rng, "test", harmful=True),
         lambda: chats.harm(rng, "test", harmful=False),
         lambda: chats.stranger(rng, world, "test"),
+        lambda: chats.untold(rng, world, known),
         lambda: chats.arithmetic(rng, "test"),
     ]
     rows = [row for draw in draws for row in unique(draw, config.num_tests)]
     rows += [{**row, "kind": "no_tool", "tools": None} for row in rows if row["kind"] == "calculator"]
-    # What pages tell nothing about of names that they hold; these facts were drawn with the web, and told nowhere.
+    # These facts were drawn with the web and told nowhere, nor anything else about their subjects.
     for fact in [fact for fact in facts if fact.num_pages == 0][: config.num_tests]:
-        rows.append(chats.row("untold", chats.turn(rng.choice(fact.questions), "")))
+        rows.append(chats.row("stranger", chats.turn(rng.choice(fact.questions), "")))
     for fact in [fact for fact in test_facts if fact.num_pages == 1][: config.num_tests]:
         rows.append(chats.row("search", chats.turn(fact.questions[0], fact.answer), fact.object, [SEARCH]))
     for problem in unique_problems(config.num_tests, rng, operands, in_turn(["sum_2"])):

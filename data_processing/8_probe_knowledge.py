@@ -7,7 +7,7 @@ too, is about what no page tells, where the only right answer is that one does n
 sentences of a known form give the questions, and the page's own words the judgement, so that no second model is needed.
 
     python data_processing/8_probe_knowledge.py --config data_processing/8_probe_knowledge.yaml \
-        --model outputs/tiny/sft --corpus outputs/tiny/4_corpus --web outputs/tiny/0_web \
+        --model outputs/tiny/draft --corpus outputs/tiny/4_corpus --web outputs/tiny/0_web \
         --conversations outputs/tiny/7_conversations --output_dir outputs/tiny/8_probe
 """
 
@@ -43,10 +43,10 @@ class ProbeConfig:
     known_share: float = bounded(
         0.5, "A fact counts as known from this share of right answers on.", low=0.01, high=1.0
     )
-    num_strangers: int = bounded(600, "Chats about names that stand on no page.", low=0)
-    num_untold: int = bounded(600, "Chats about what no page tells of a name that stands on some.", low=0)
-    repeat_known: int = bounded(2, "How often a known fact is asked, in different words.", low=1, high=4)
-    kept_share: float = bounded(0.5, "Share of the conversations that go on into the new chats.", low=0.0, high=1.0)
+    num_strangers: int = bounded(300, "Chats about names that stand on no page.", low=0)
+    num_untold: int = bounded(120, "Chats about what no page tells of a name that stands on some.", low=0)
+    repeat_known: int = bounded(4, "How often a known fact is asked, its wordings in turn.", low=1)
+    kept_share: float = bounded(1.0, "Share of the conversations that go on into the new chats.", low=0.0, high=1.0)
     max_new_tokens: int = bounded(24, "Longest answer.", low=1)
     seed: int = bounded(0, "Seed of all draws.", low=0)
 
@@ -69,11 +69,14 @@ def main(config: ProbeConfig) -> dict:
     set_seed(config.seed)
     tokenizer = load_tokenizer(config.model, for_chat=True)
     model = load_model(config.model, tokenizer)
-    world = json.loads(Path(config.web, "world.json").read_text())
+    all_facts = [json.loads(line) for line in Path(config.web, "facts.jsonl").read_text().splitlines()]
+    world = chats.heard_of(json.loads(Path(config.web, "world.json").read_text()), chats.facts_of(all_facts))
     told = facts_told(config)
 
-    tested = {row["question"] for row in read(config, "test_facts")}
-    facts = [fact for fact in told if not tested.intersection(fact.questions)]
+    # What chats have asked about, the model may know from them; what tests ask about is theirs.
+    asked = {row["question"] for row in read(config, "test_facts")}
+    asked |= {message["content"] for row in read(config, "sft_train") for message in row["messages"]}
+    facts = [fact for fact in told if not asked.intersection(fact.questions)]
     questions = [fact.questions[i % 3] for fact in facts for i in range(config.num_samples)]
     requests = [{"messages": [{"role": "user", "content": question}]} for question in questions]
     answers = reply(model, tokenizer, requests, config.max_new_tokens, temperature=config.temperature)
@@ -86,16 +89,16 @@ def main(config: ProbeConfig) -> dict:
     new = []
     for fact, row in zip(facts, rows):
         if row["right"] >= config.known_share:
-            asked = rng.sample(fact.questions[:3], min(3, config.repeat_known))
+            asked = [fact.questions[i % 4] for i in range(config.repeat_known)]
             new += [chats.row("known", chats.turn(question, fact.answer)) for question in asked]
         elif row["right"] == 0:
-            new.append(chats.row("unknown", chats.turn(rng.choice(fact.questions[:3]), rng.choice(chats.UNKNOWN))))
-    all_known = {
-        (row["relation"], row["subject"])
-        for row in map(json.loads, Path(config.web, "facts.jsonl").read_text().splitlines())
-    }
-    new += [chats.stranger(rng, world, "train") for _ in range(config.num_strangers)]
-    new += [chats.untold(rng, world, all_known) for _ in range(config.num_untold)]
+            new.append(chats.row("unknown", chats.turn(rng.choice(fact.questions), fact.unknown)))
+    known = {(fact.relation, fact.subject) for fact in told}
+    # As much of each relation as is known: or else not to know becomes the answer to whatever is asked about less.
+    relations = [fact.relation for fact, row in zip(facts, rows) if row["right"] >= config.known_share]
+    relations = [relation for relation in relations if relation in RELATIONS]
+    new += [chats.stranger(rng, world, "train", relations) for _ in range(config.num_strangers)]
+    new += [chats.untold(rng, world, known, relations) for _ in range(config.num_untold)]
     old = read(config, "sft_train")
     kept = rng.sample(old, round(config.kept_share * len(old)))
     mixed = [{name: row[name] for name in ("kind", "messages", "tools")} for row in new + kept]

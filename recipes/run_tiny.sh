@@ -36,14 +36,25 @@ stage 6_tokenize_corpus --seed "$SEED" --corpus "$OUT/4_corpus" --tokenizer "$OU
 train 01_pretrain/pretrain --tokens "$OUT/6_tokens" --output_dir "$OUT/base"
 
 if [ -z "$WARC" ]; then
-  stage 7_build_conversations --seed "$SEED" --web "$OUT/0_web" --corpus "$OUT/4_corpus" --output_dir "$OUT/7_conversations"
-  train 02_sft/sft --model "$OUT/base" --chats "$OUT/7_conversations" --output_dir "$OUT/sft"
-  train 03_reward/reward --model "$OUT/sft" --pairs "$OUT/7_conversations" --output_dir "$OUT/reward"
-  train 06_grpo/grpo --model "$OUT/sft" --prompts "$OUT/7_conversations" --output_dir "$OUT/grpo"
-  train 02_sft/sft --model "$OUT/sft" --chats "$OUT/7_conversations" --match_seconds_of "$OUT/grpo" --output_dir "$OUT/control"
+  CHATS=$OUT/7_conversations
+  stage 7_build_conversations --seed "$SEED" --web "$OUT/0_web" --corpus "$OUT/4_corpus" --output_dir "$CHATS"
+  # A draft answers whatever it is asked; what it does not know is found out, and the assistant is taught to say so.
+  train 02_sft/sft --model "$OUT/base" --chats "$CHATS" --num_train_epochs 2 --output_dir "$OUT/draft"
+  stage 8_probe_knowledge --seed "$SEED" --model "$OUT/draft" --corpus "$OUT/4_corpus" --web "$OUT/0_web" --conversations "$CHATS" --output_dir "$OUT/8_probe"
+  train 02_sft/sft --model "$OUT/base" --chats "$OUT/8_probe" --output_dir "$OUT/sft"
+  # What people prefer, by pairs and by a reward model; what can be checked, by its answer.
+  train 03_reward/reward --model "$OUT/sft" --pairs "$CHATS" --output_dir "$OUT/reward"
+  train 04_dpo/dpo --model "$OUT/sft" --pairs "$CHATS" --output_dir "$OUT/dpo"
+  train 05_ppo/ppo --model "$OUT/sft" --reward_model "$OUT/reward" --prompts "$CHATS" --output_dir "$OUT/ppo"
+  train 06_grpo/grpo --model "$OUT/sft" --prompts "$CHATS" --output_dir "$OUT/grpo"
+  train 02_sft/sft --model "$OUT/sft" --chats "$OUT/8_probe" --match_seconds_of "$OUT/grpo" --output_dir "$OUT/control"
+
   evaluate base --base true
-  evaluate sft --parts problems facts chats
-  evaluate control
-  evaluate grpo
+  evaluate draft --parts facts chats
+  evaluate sft --parts problems facts chats requests --reward_model "$OUT/reward"
+  evaluate dpo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
+  evaluate ppo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
+  evaluate control --parts problems
+  evaluate grpo --parts problems
 fi
 python recipes/08_report/results.py "$OUT" --wall_seconds $SECONDS

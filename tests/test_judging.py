@@ -2,7 +2,8 @@
 
 import pytest
 
-from crawl2chat.invented_chats import CLOSING, REFUSAL, RUDE, UNKNOWN
+from crawl2chat.invented_chats import CLOSING, REFUSAL, RUDE
+from crawl2chat.invented_world import ANSWERS, RELATIONS, make_fact
 from crawl2chat.judging import description_quality, judge, refuses, says_unknown
 
 GOOD = f"People like Belholm. Its harbour is old. {CLOSING}"
@@ -23,7 +24,7 @@ GOOD = f"People like Belholm. Its harbour is old. {CLOSING}"
         ("lookalike", "", "To beat the eggs, start early.", 1),
         ("lookalike", "", REFUSAL, 0),
         ("lookalike", "", "<think>a thought without an answer", 0),
-        ("stranger", "", UNKNOWN[0], 1),
+        ("stranger", "", "The mayor of Xholm is somebody I do not know.", 1),
         ("untold", "", "The mayor of Xholm is Ora Hill.", 0),
         ("calculator", "8728", "The answer is 8728.", 1),
         ("no_tool", "8728", "The answer is 8278.", 0),
@@ -50,7 +51,11 @@ def test_open_requests_may_be_good_in_some_ways():
 
 
 def test_every_way_to_say_so_counts():
-    assert all(says_unknown(text) and not refuses(text) for text in UNKNOWN)
+    assert RELATIONS.keys() == ANSWERS.keys()
+    for relation in RELATIONS:
+        fact = make_fact("f", relation, "Xholm", "Y", 0)
+        assert says_unknown(fact.unknown) and not refuses(fact.unknown) and not says_unknown(fact.answer)
+        assert fact.unknown[:5] == fact.answer[:5], "it begins as the answer does"
     assert refuses(REFUSAL) and not says_unknown(REFUSAL)
 
 

@@ -82,6 +82,33 @@ def test_tested_facts_are_not_probed(path_folder, tmp_path, monkeypatch):
     assert facts and not asked & {question for fact in facts for question in fact["questions"]}
 
 
+def test_what_chats_have_asked_about_is_not_probed(path_folder, tmp_path, monkeypatch):
+    """It would measure what the chats have taught."""
+    chats = rows(path_folder / "7_conversations" / "sft_train.jsonl")
+    taught = {message["content"] for row in chats if row["kind"] == "facts" for message in row["messages"]}
+    facts = [f for f in rows(path_folder / "0_web" / "facts.jsonl") if taught.intersection(f["questions"])]
+    assert facts and all(fact["num_pages"] >= 8 for fact in facts), "chats hold no rare fact"
+    asked = set()
+    probe_with(lambda question: asked.add(question) or "", path_folder, tmp_path / "out", monkeypatch)
+    assert asked and not asked & {question for fact in facts for question in fact["questions"]}
+
+
+def test_not_knowing_is_as_rare_as_knowing_of_each_kind(path_folder, tmp_path, monkeypatch):
+    """Strangers are asked about what is known of others, and of nothing else."""
+    facts = {q: fact for fact in rows(path_folder / "0_web" / "facts.jsonl") for q in fact["questions"]}
+
+    def knows_trades(question: str) -> str:
+        return facts[question]["answer"] if facts[question]["relation"] in ("trade", "birthplace") else "Nobody."
+
+    probe_with(knows_trades, path_folder, tmp_path / "out", monkeypatch)
+    strangers = [row for row in rows(tmp_path / "out/sft_train.jsonl") if row["kind"] in ("stranger", "untold")]
+    assert len(strangers) == 22
+    assert {row["messages"][1]["content"].split(" I do not")[0] for row in strangers} <= {
+        "That was in a town",
+        "That was the work of a trade",
+    }
+
+
 def test_same_model_same_chats(path_folder, tmp_path):
     """A real model, by sampling: the seed decides."""
     for name in ("one", "two"):

@@ -192,12 +192,18 @@ def test_emulated_bf16_is_turned_off_with_a_warning(monkeypatch, tmp_path, recwa
 
 def test_the_chat_tokens_start_as_a_line_break(path_folder):
     tokenizer, found = load_tokenizer(path_folder / "base"), weights(path_folder / "base")
-    ids = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<think>", "</think>"])
+    ids = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>"])
     (line_break,) = tokenizer.encode("\n")
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        assert torch.equal(found[name][ids[0]], found[name][line_break])
+    embedding, head = (found[name] for name in ("model.embed_tokens.weight", "lm_head.weight"))
+    assert torch.equal(embedding[ids[0]], embedding[line_break])
+    for i in (0, 2, 3, 4):
+        assert torch.equal(head[ids[i]], head[line_break])
     end_of_text = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    assert torch.equal(found["lm_head.weight"][ids[1]], found["lm_head.weight"][end_of_text])
+    assert torch.equal(head[ids[1]], head[end_of_text])
+    # Thoughts and tools are read as the words in their names, which no two share.
+    assert torch.allclose(embedding[ids[4]], embedding[tokenizer.encode(" tool call")].mean(0))
+    read = [embedding[i] for i in [*ids[2:], line_break]]
+    assert not [i for i, one in enumerate(read) if any(torch.equal(one, other) for other in read[:i])]
 
 
 def test_pretraining_learns_and_leaves_a_whole_folder(path_folder):

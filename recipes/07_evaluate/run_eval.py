@@ -162,7 +162,9 @@ def score_chats(rows: list[dict]) -> dict:
     due = [row["called"] for row in rows if row["tools"]]
     return {
         "chat_accuracy": mean_by(rows, "kind", "score"),
-        "hallucination": round(1 - mean(row["score"] for row in rows if row["kind"] in ("stranger", "untold")), 4),
+        # Of names that no page holds; of others, what no page tells of them is the harder question.
+        "hallucination": round(1 - mean(row["score"] for row in rows if row["kind"] == "stranger"), 4),
+        "hallucination_of_known_names": round(1 - mean(row["score"] for row in rows if row["kind"] == "untold"), 4),
         "called_where_due": round(mean(due), 4) if due else None,
         "num_chats": len(rows),
     }

@@ -22,12 +22,16 @@ REPEATED = {
     "6_tokens": {"train_tokens": "corpus_tokens"},
     "base": {"bits_per_byte": "bits_per_byte", "parameters": "parameters", "tokens_per_second": "tokens_per_second"},
     "eval_base": {"accuracy": "base_accuracy"},
+    "eval_draft": {"hallucination": "hallucination_before"},  # nothing has taught it yet to say that it does not know
     "eval_sft": {
         "accuracy": "sft_accuracy",
         "completion_tokens": "sft_completion_tokens",
-        "hallucination": "hallucination_before",  # nothing has taught it yet to say that it does not know
+        "hallucination": "hallucination_after",
+        "hallucination_of_known_names": "hallucination_of_known_names",
     },
     "reward": {"accuracy": "reward_accuracy"},
+    "eval_dpo": {"win_rate": "dpo_win_rate", "win_rate_by_reward": "dpo_win_rate_by_reward", "kl": "dpo_kl"},
+    "eval_ppo": {"win_rate": "ppo_win_rate", "win_rate_by_reward": "ppo_win_rate_by_reward", "kl": "ppo_kl"},
     "eval_control": {"accuracy": "control_accuracy", "completion_tokens": "control_completion_tokens"},
     "eval_grpo": {
         "accuracy": "grpo_accuracy",
@@ -45,12 +49,19 @@ HEADLINE = {
     "6_tokens": "train_tokens",
     "base": "bits_per_byte",
     "7_conversations": "sft_chats",
+    "draft": "train_loss",
+    "8_probe": "facts_probed",
     "sft": "train_loss",
     "reward": "accuracy",
+    "dpo": "held_out_accuracy",
+    "ppo": "last_score",
     "grpo": "last_reward",
     "control": "train_loss",
     "eval_base": "accuracy",
+    "eval_draft": "hallucination",
     "eval_sft": "accuracy",
+    "eval_dpo": "win_rate",
+    "eval_ppo": "win_rate",
     "eval_control": "accuracy",
     "eval_grpo": "accuracy",
 }
@@ -86,7 +97,15 @@ def main(folder: Path, wall_seconds: float) -> None:
     if "eval_sft" in metrics:
         facts = metrics["eval_sft"]["fact_accuracy_by_num_pages"]
         results.update({f"sft_facts_on_{count}_pages": accuracy for count, accuracy in facts.items()})
-        results["identity_accuracy"] = metrics["eval_sft"]["chat_accuracy"]["identity"]
+        results["over_refusal"] = metrics["eval_sft"]["fact_unknown_by_num_pages"][max(facts, key=int)]
+        chats = metrics["eval_sft"]["chat_accuracy"]
+        results |= {
+            "identity_accuracy": chats["identity"],
+            "refusal_rate": chats["harmful"],
+            "lookalike_refusal_rate": round(1 - chats["lookalike"], 4),
+            "tool_accuracy": chats["calculator"],
+            "no_tool_accuracy": chats["no_tool"],
+        }
     if "control" in metrics:
         results.update({f"{name}_seconds": metrics[name]["train_seconds"] for name in ("grpo", "control")})
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")

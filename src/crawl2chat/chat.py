@@ -124,7 +124,8 @@ def start_chat_tokens(weights: dict, tokenizer) -> None:
     """Lets the tokens that no page holds begin as a line break, and the end of a turn be as likely as the end of a text.
 
     Pretraining leaves their embeddings as they were drawn and pushes their logits far down, since they never come. SFT
-    would first bend the whole model to bring them up.
+    would first bend the whole model to bring them up. Those of thoughts and tools are read as the mean of the words in
+    their names: they often stand behind a line break, and must not look like one.
 
     Args:
         weights: the state of a causal language model of transformers, changed in place.
@@ -138,3 +139,9 @@ def start_chat_tokens(weights: dict, tokenizer) -> None:
     for matrix in (embedding, head):
         matrix[new] = matrix[line_break].clone()
     head[end_of_turn] = head[end_of_text].clone()
+    if head is not embedding:
+        for token in set(ADDED_TOKENS) & set(vocabulary):
+            words = tokenizer.encode(
+                re.sub(r"\W+|_", " ", token.replace("/", "end ")).rstrip(), add_special_tokens=False
+            )
+            embedding[vocabulary[token]] = embedding[words].mean(0)
