@@ -49,8 +49,8 @@ if [ -z "$WARC" ]; then
   train 06_grpo/grpo --model "$OUT/sft" --prompts "$CHATS" --output_dir "$OUT/grpo"
   train 02_sft/sft --model "$OUT/sft" --chats "$OUT/8_probe" --match_seconds_of "$OUT/grpo" --output_dir "$OUT/control"
 
-  evaluate base --base true
-  evaluate draft --parts facts chats
+  evaluate base --base true --parts problems --max_new_tokens 104
+  evaluate draft --parts chats
   evaluate sft --parts problems facts chats requests --reward_model "$OUT/reward"
   evaluate dpo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
   evaluate ppo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
