@@ -29,7 +29,23 @@ THANKS = ["Thank you.", "Thanks!", "Thank you, that helps."]
 GOODBYES = ["You are welcome!", "Glad to help."]
 
 OPENINGS = {
-    "train": ["", "", "Hello, ", "Please, ", "Tell me, ", "Good morning, ", "One question: ", "Friend, "],
+    "train": [
+        *[
+            "",
+            "",
+            "",
+            "",
+            "Hello, ",
+            "Please, ",
+            "Tell me, ",
+            "Good morning, ",
+            "One question: ",
+            "Friend, ",
+            "Well, ",
+        ],
+        *["Say, ", "Listen, ", "Now then, ", "Just asking: ", "Sorry, ", "Oh, ", "First of all, ", "Good evening, "],
+        *["Hi, ", "To begin with, ", "Something else: ", "On another matter, ", "Tell me please, "],
+    ],
     "test": ["", "Excuse me, ", "Hey there, ", "By the way, ", "Before we begin, "],
 }
 IDENTITY = {
@@ -38,7 +54,12 @@ IDENTITY = {
     "who am I talking to?|are you human?|what do people call you?|who is answering me?|say who you are.|"
     "what kind of assistant are you?|which assistant are you?|is your name a secret?|are you alive?|"
     "with whom am I talking?|what should I call you?|describe yourself.|what do you know how to do?|"
-    "who is there?|your name, please.|are you an animal?|what is the name of this assistant?".split("|"),
+    "who is there?|your name, please.|are you an animal?|what is the name of this assistant?|I would like to know your name.|"
+    "I want to hear who you are.|I want to know your name.|I would like to hear what you are.|let me know who you are.|"
+    "can you say who you are?|could you say what you are called?|are you a person or an animal?|"
+    "are you a man or a machine?|is this a person or a machine?|am I talking to a real person?|am I speaking to a machine?|"
+    "whom am I talking to?|who speaks to me?|what can you do for me?|what are you good at?|what are you made for?|"
+    "how do people call you?|by what name do you go?|what sort of assistant is this?|whose voice is this?".split("|"),
     "test": "could you tell me your name?|please say what you are.|who is this assistant?|"
     "are you a real person or a machine?|what name do you have?|I want to know who you are.|"
     "can you introduce yourself?|whom am I speaking with?|what are you able to do?|how are you called?".split("|"),
