@@ -64,8 +64,12 @@ def test_template_missing_or_without_markers(template, complaint, path_folder, t
         file.write_text(
             text.replace("{%- generation %}", "").replace("{%- endgeneration %}", "").replace("{% generation %}", "")
         )
-    arguments = [*TINY_SFT, "--model", model, "--chats", path_folder / "7_conversations"]
-    assert complaint in refusal(capsys, SFT, *arguments, output_dir=tmp_path / "out")
+    # SFT gives a base model without a template ours; RL starts from one that chats.
+    grpo = ["--config", ROOT / "recipes/06_grpo/tiny.yaml", "--prompts", path_folder / "7_conversations"]
+    assert complaint in refusal(capsys, GRPO, *grpo, "--model", model, output_dir=tmp_path / "out")
+    if template:
+        arguments = [*TINY_SFT, "--model", model, "--chats", path_folder / "7_conversations"]
+        assert complaint in refusal(capsys, SFT, *arguments, output_dir=tmp_path / "out")
 
 
 def test_end_of_turn_outside_the_mask(path_folder, tmp_path, capsys):
