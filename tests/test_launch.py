@@ -98,6 +98,7 @@ def test_two_processes_train_what_one_does(config, resumed_on, path_folder, alon
         time.sleep(0.01)
     kill(process)
     assert not (out / "run.yaml").exists(), "killed too late for the test to mean anything"
+    unfinished = (out / "started.yaml").read_text()
 
     ended(launch(config, *arguments, processes=resumed_on))
     found, expected = metrics(out), metrics(alone)
@@ -114,6 +115,7 @@ def test_two_processes_train_what_one_does(config, resumed_on, path_folder, alon
     if config == "zero3":  # whose weights no process holds whole: as if it had been killed before it saved them
         for name in ("model.safetensors", "run.yaml", "metrics.json"):
             (out / name).unlink()
+        (out / "started.yaml").write_text(unfinished)
         ended(launch(config, *arguments, processes=resumed_on))
         again = AutoModelForCausalLM.from_pretrained(out).state_dict()
         assert all(torch.equal(again[name], weights) for name, weights in model.state_dict().items())

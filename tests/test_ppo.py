@@ -228,7 +228,7 @@ def arguments(guesser, out) -> list:
     return [
         "--config", ROOT / "recipes/05_ppo/tiny_sums.yaml", "--model", guesser / "guesser", "--prompts", guesser / "guesses",
         "--per_device_train_batch_size", 16, "--max_completion_length", 8, "--learning_rate", 3e-3,
-        "--value_learning_rate", 3e-3, "--max_steps", 20, "--logging_steps", 2, "--output_dir", out,
+        "--value_learning_rate", 3e-3, "--max_steps", 32, "--logging_steps", 2, "--output_dir", out,
     ]  # fmt: skip
 
 
