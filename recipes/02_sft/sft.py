@@ -29,16 +29,26 @@ from crawl2chat.training import FastPrecision, SameOrder, save, train
 class ChatSFTConfig(FastPrecision, Adapted, SFTConfig):
     model: str = field(default="", metadata={"help": "Model folder or Hub id to start from."})
     chats: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py, or a Hub dataset of chats."})
+    datasets: list[dict] = field(
+        default_factory=list, metadata={"help": "In place of `chats`, a mixture as trl.DatasetMixtureConfig has it."}
+    )
     match_seconds_of: str = field(default="", metadata={"help": "Run folder whose wall time this training is given."})
 
     def problems(self) -> list[str]:
-        return missing(self, "model", "chats")
+        problems = missing(self, "model") if self.datasets else missing(self, "model", "chats")
+        if self.datasets and self.chats:
+            problems.append(f"both --chats {self.chats} and `datasets` are given; give one of them.")
+        if self.chat_template_path and not Path(self.chat_template_path).is_file():
+            problems.append(f"--chat_template_path {self.chat_template_path} is no file; name a .jinja file.")
+        return problems
 
 
 def load(config: ChatSFTConfig):
     """Model and tokenizer; a base model without a chat template gets ours, and rows for the tokens that are new to it."""
     tokenizer = load_tokenizer(config.model)
     model = config.load(config.model, tokenizer)
+    if config.chat_template_path:
+        tokenizer.chat_template = Path(config.chat_template_path).read_text(encoding="utf-8")
     num_new = give_template(tokenizer)
     check_template(tokenizer, config.model)
     if num_new and config.use_peft:
@@ -59,7 +69,7 @@ def preflight(config: ChatSFTConfig) -> dict:
         seconds_of(config.match_seconds_of)
     model, tokenizer = load(config)
     config.adapter()
-    chats, _ = read_chats(config.chats, tokenizer, config.max_length)
+    chats, _ = read_chats(config.datasets or config.chats, tokenizer, config.max_length)
     check_masks(tokenizer, chats)
     return {
         "parameters": model.num_parameters(),
@@ -83,7 +93,7 @@ def build_trainer(config: ChatSFTConfig) -> tuple[ChatTrainer, dict[str, int]]:
     set_seed(config.seed)  # an adapter begins at random
     model, tokenizer = load(config)
     config.eos_token = tokenizer.eos_token
-    chats, dropped = read_chats(config.chats, tokenizer, config.max_length)
+    chats, dropped = read_chats(config.datasets or config.chats, tokenizer, config.max_length)
     adapter = config.adapter()
     trainer = ChatTrainer(
         model=model, args=config, train_dataset=chats, processing_class=tokenizer, peft_config=adapter
@@ -126,6 +136,6 @@ if __name__ == "__main__":
     run_stage(
         main,
         ChatSFTConfig,
-        inputs=lambda config: [*local(config.model, config.chats), *filter(None, [config.match_seconds_of])],
+        inputs=lambda config: [*local(config.model, *names(config)), *filter(None, [config.match_seconds_of])],
         preflight=preflight,
     )
