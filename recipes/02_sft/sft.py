@@ -20,7 +20,7 @@ from trl import SFTConfig, SFTTrainer
 
 from crawl2chat.adapters import Adapted
 from crawl2chat.chat import check_template, give_template, load_tokenizer, local
-from crawl2chat.chats import check_masks, read_chats, render, tokens_and_mask
+from crawl2chat.chats import check_masks, files_of, read_chats, render, tokens_and_mask
 from crawl2chat.stage import StageError, missing, read_run, run_stage, write_atomically
 from crawl2chat.training import FastPrecision, SameOrder, save, train
 
@@ -38,9 +38,14 @@ class ChatSFTConfig(FastPrecision, Adapted, SFTConfig):
         problems = missing(self, "model") if self.datasets else missing(self, "model", "chats")
         if self.datasets and self.chats:
             problems.append(f"both --chats {self.chats} and `datasets` are given; give one of them.")
-        if self.chat_template_path and not Path(self.chat_template_path).is_file():
-            problems.append(f"--chat_template_path {self.chat_template_path} is no file; name a .jinja file.")
+        template = self.chat_template_path
+        if template and not (template.endswith(".jinja") and Path(template).is_file()):
+            problems.append(f"--chat_template_path {template} is no file of Jinja; name one that ends in .jinja.")
         return problems
+
+    def inputs(self) -> list[str]:
+        chats = files_of(self.datasets) if self.datasets else local(self.chats)
+        return [*local(self.model), *chats, *filter(None, [self.match_seconds_of, self.chat_template_path])]
 
 
 def load(config: ChatSFTConfig):
@@ -133,9 +138,4 @@ def matched_steps(config: ChatSFTConfig, num_timed: int = 50) -> int:
 
 
 if __name__ == "__main__":
-    run_stage(
-        main,
-        ChatSFTConfig,
-        inputs=lambda config: [*local(config.model, *names(config)), *filter(None, [config.match_seconds_of])],
-        preflight=preflight,
-    )
+    run_stage(main, ChatSFTConfig, inputs=ChatSFTConfig.inputs, preflight=preflight)

@@ -75,6 +75,13 @@ def rows_of(source: str | Path | list[dict]) -> Dataset:
         raise StageError(f"{name} cannot be read as chats ({reason}); {remedy}.") from error
 
 
+def files_of(datasets: list[dict]) -> list[str]:
+    """The files and folders here that a mixture names."""
+    named = [name for one in datasets for name in (one.get("path"), one.get("data_files"))]
+    names = [name for found in named for name in (found if isinstance(found, list) else [found])]
+    return [name for name in names if isinstance(name, str) and Path(name).exists()]
+
+
 def fault_of(row: dict, tokenizer, max_length: int | None = None) -> str:
     """What is wrong with a chat, or ""."""
     messages, before = row["messages"], ""
