@@ -1,7 +1,6 @@
 """Chats as every stage sees them: the template, the special tokens, thinking apart from the answer, loading checks."""
 
 import re
-from contextlib import suppress
 from pathlib import Path
 
 from crawl2chat.stage import StageError
@@ -76,17 +75,10 @@ def check_template(tokenizer, folder: str | Path) -> None:
 def give_template(tokenizer) -> int:
     """Gives the tokenizer of a base model that has no chat template ours, and the tokens for it that it lacks.
 
-    The template of a well-known model that does not mark what is trained becomes TRL's copy of it that does.
-
     Returns:
         how many tokens are new; the model's embedding needs as many more rows.
     """
-    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
-
     if tokenizer.chat_template:
-        if not has_generation_markers(tokenizer.chat_template):
-            with suppress(ValueError):  # it is not known to TRL
-                tokenizer.chat_template = get_training_chat_template(tokenizer)
         return 0
     tokenizer.chat_template = chat_template()
     before, vocabulary = len(tokenizer), tokenizer.get_vocab()
