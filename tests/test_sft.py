@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT, SFT, killed_at, metrics, refusal, run
 from datasets import Dataset
 from peft import PeftModel
@@ -12,9 +13,10 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl import SFTConfig, SFTTrainer
+from trl.chat_template_utils import qwen3_chat_template
 
 from crawl2chat.adapters import merge
-from crawl2chat.chat import load_tokenizer
+from crawl2chat.chat import chat_template, give_template, load_tokenizer
 from crawl2chat.chats import check_masks, fault_of, read_chats, render, tokens_and_mask
 from crawl2chat.stage import StageError
 
@@ -161,6 +163,89 @@ def test_no_chats(path_folder, tmp_path, capsys, tokenizer):
     assert "has no column `messages`" in refusal(capsys, SFT, *given, "--chats", tmp_path)
 
 
+NO_LIST = {"messages": "Hi! Hi.", "tools": None}
+NO_TOOLS = {**chat("user: Hi!", "assistant: Hi."), "tools": "[{"}
+NO_TEXT = {"messages": [{"role": "user", "content": 3}, {"role": "assistant", "content": "Hi."}], "tools": None}
+
+
+@pytest.mark.parametrize(
+    "row, fault",
+    [(NO_LIST, "no lists of messages"), (NO_TOOLS, "whose tools are no JSON"), (NO_TEXT, "the chat template refuses")],
+)
+def test_a_row_that_is_no_chat(row, fault, tokenizer):
+    assert fault in fault_of(row, tokenizer)
+
+
+def test_an_assistant_may_repeat_the_user(tokenizer):
+    asked = "Please repeat these words of mine, all of them."
+    check_masks(tokenizer, Dataset.from_list([chat(f"user: {asked}", f"assistant: {asked}")]))
+
+
+def test_files_that_cannot_be_read(tmp_path, tokenizer):
+    (tmp_path / "sft_train.jsonl").write_text("")
+    with pytest.raises(StageError, match="is empty"):
+        read_chats(tmp_path, tokenizer, 64)
+    (tmp_path / "sft_train.jsonl").write_text('{"messages": [{"role": "us')
+    with pytest.raises(StageError, match="cannot be read as chats"):
+        read_chats(tmp_path, tokenizer, 64)
+
+
+# --- mixtures
+
+
+@pytest.fixture
+def mixture(sums, tmp_path):
+    """A YAML that mixes two files: one has a column more, and only half of it is taken."""
+    rows = [{**chat("user: Hello!", f"assistant: Hi, {i}."), "source": "x"} for i in range(20)]
+    more = write(tmp_path / "more", rows) / "sft_train.jsonl"
+    given = yaml.safe_load((ROOT / "recipes/02_sft/tiny.yaml").read_text())
+    given["datasets"] = [
+        {"path": "json", "data_files": str(sums / "sft_train.jsonl"), "split": "train"},
+        {"path": "json", "data_files": str(more), "split": "train[:50%]", "columns": ["messages", "tools"]},
+    ]
+    (tmp_path / "mixed.yaml").write_text(yaml.safe_dump(given))
+    return tmp_path / "mixed.yaml"
+
+
+def test_a_mixture_is_trained_and_its_files_are_inputs(mixture, path_folder, tmp_path, capsys):
+    given = ["--config", mixture, "--model", path_folder / "base", "--output_dir", tmp_path / "sft", "--max_steps", 4]
+    run(SFT, *given)
+    noted = yaml.safe_load((tmp_path / "sft/run.yaml").read_text())
+    assert str(tmp_path / "more/sft_train.jsonl") in noted["inputs"]
+    run(SFT, *given)
+    assert "up to date" in capsys.readouterr().err
+    write(tmp_path / "more", [chat("user: Hello!", "assistant: Hi.")] * 4)
+    assert "--overwrite" in refusal(capsys, SFT, *given)
+
+
+def test_a_mixture_holds_what_it_names(mixture, tokenizer):
+    chats, dropped = read_chats(yaml.safe_load(mixture.read_text())["datasets"], tokenizer, 128)
+    assert len(chats) == 48 + 10 and dropped == {}
+    assert sum(row["messages"][0]["content"] == "Hello!" for row in chats) == 10
+
+
+@pytest.mark.parametrize(
+    "datasets, said",
+    [
+        ([{"data_files": "x.jsonl"}], "each needs a `path`"),
+        ([{"path": "json", "data_files": "nowhere.jsonl"}], "cannot be read as chats"),
+        ([{"path": "nobody/knows-it"}], "cannot be read as chats"),
+        ([{"path": "json", "data_files": "SUMS", "weight": 2}], "weight"),
+        ([{"path": "json", "data_files": "SUMS", "columns": ["tools"]}], "no column `messages`"),
+    ],
+)
+def test_a_wrong_mixture(datasets, said, sums, tokenizer):
+    for one in datasets:
+        one |= {"data_files": str(sums / "sft_train.jsonl")} if one.get("data_files") == "SUMS" else {}
+    with pytest.raises(StageError, match=said):
+        read_chats(datasets, tokenizer, 128)
+
+
+def test_a_mixture_beside_chats(mixture, sums, path_folder, tmp_path, capsys):
+    given = ["--config", mixture, "--model", path_folder / "base", "--output_dir", tmp_path / "sft"]
+    assert "`datasets` are given" in refusal(capsys, SFT, *given, "--chats", sums)
+
+
 # --- models of others
 
 
@@ -199,6 +284,24 @@ def test_a_base_model_without_a_template_gets_ours(bare, sums, tmp_path):
 def test_an_adapter_cannot_train_tokens_that_are_new(bare, sums, tmp_path, capsys):
     given = ["--config", ROOT / "recipes/02_sft/tiny.yaml", "--model", bare, "--chats", sums, "--use_peft", "true"]
     assert "9 tokens of the chat template are new" in refusal(capsys, SFT, *given, "--output_dir", tmp_path / "sft")
+
+
+def test_a_template_by_its_path(bare, path_folder, sums, tmp_path, capsys):
+    shorter = chat_template().replace("<|im_start|>", "<|im_start|> ")
+    (tmp_path / "mine.jinja").write_text(shorter)
+    given = ["--config", ROOT / "recipes/02_sft/tiny.yaml", "--model", path_folder / "base", "--chats", sums]
+    given += ["--max_steps", 2, "--output_dir", tmp_path / "sft"]
+    run(SFT, *given, "--chat_template_path", tmp_path / "mine.jinja")
+    assert load_tokenizer(tmp_path / "sft").chat_template == shorter
+    assert "is no file of Jinja" in refusal(capsys, SFT, *given, "--chat_template_path", tmp_path / "none.jinja")
+
+
+def test_a_known_template_is_marked(bare):
+    tokenizer = load_tokenizer(bare)
+    tokenizer.chat_template = qwen3_chat_template
+    assert give_template(tokenizer) == 0 and "{% generation %}" in tokenizer.chat_template
+    messages = said("user: What is it?", "assistant: The answer is here.")
+    assert "[" in render(tokenizer, *tokens_and_mask(tokenizer, {"messages": messages}))
 
 
 def test_chats_of_the_hub(monkeypatch, tokenizer):

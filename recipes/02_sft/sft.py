@@ -20,7 +20,7 @@ from trl import SFTConfig, SFTTrainer
 
 from crawl2chat.adapters import Adapted
 from crawl2chat.chat import check_template, give_template, load_tokenizer, local
-from crawl2chat.chats import check_masks, read_chats, render, tokens_and_mask
+from crawl2chat.chats import check_masks, files_of, read_chats, render, tokens_and_mask
 from crawl2chat.stage import StageError, missing, read_run, run_stage, write_atomically
 from crawl2chat.training import FastPrecision, SameOrder, save, train
 
@@ -29,16 +29,31 @@ from crawl2chat.training import FastPrecision, SameOrder, save, train
 class ChatSFTConfig(FastPrecision, Adapted, SFTConfig):
     model: str = field(default="", metadata={"help": "Model folder or Hub id to start from."})
     chats: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py, or a Hub dataset of chats."})
+    datasets: list[dict] = field(
+        default_factory=list, metadata={"help": "In place of `chats`, a mixture as trl.DatasetMixtureConfig has it."}
+    )
     match_seconds_of: str = field(default="", metadata={"help": "Run folder whose wall time this training is given."})
 
     def problems(self) -> list[str]:
-        return missing(self, "model", "chats")
+        problems = missing(self, "model") if self.datasets else missing(self, "model", "chats")
+        if self.datasets and self.chats:
+            problems.append(f"both --chats {self.chats} and `datasets` are given; give one of them.")
+        template = self.chat_template_path
+        if template and not (template.endswith(".jinja") and Path(template).is_file()):
+            problems.append(f"--chat_template_path {template} is no file of Jinja; name one that ends in .jinja.")
+        return problems
+
+    def inputs(self) -> list[str]:
+        chats = files_of(self.datasets) if self.datasets else local(self.chats)
+        return [*local(self.model), *chats, *filter(None, [self.match_seconds_of, self.chat_template_path])]
 
 
 def load(config: ChatSFTConfig):
     """Model and tokenizer; a base model without a chat template gets ours, and rows for the tokens that are new to it."""
     tokenizer = load_tokenizer(config.model)
     model = config.load(config.model, tokenizer)
+    if config.chat_template_path:
+        tokenizer.chat_template = Path(config.chat_template_path).read_text(encoding="utf-8")
     num_new = give_template(tokenizer)
     check_template(tokenizer, config.model)
     if num_new and config.use_peft:
@@ -59,7 +74,7 @@ def preflight(config: ChatSFTConfig) -> dict:
         seconds_of(config.match_seconds_of)
     model, tokenizer = load(config)
     config.adapter()
-    chats, _ = read_chats(config.chats, tokenizer, config.max_length)
+    chats, _ = read_chats(config.datasets or config.chats, tokenizer, config.max_length)
     check_masks(tokenizer, chats)
     return {
         "parameters": model.num_parameters(),
@@ -83,7 +98,7 @@ def build_trainer(config: ChatSFTConfig) -> tuple[ChatTrainer, dict[str, int]]:
     set_seed(config.seed)  # an adapter begins at random
     model, tokenizer = load(config)
     config.eos_token = tokenizer.eos_token
-    chats, dropped = read_chats(config.chats, tokenizer, config.max_length)
+    chats, dropped = read_chats(config.datasets or config.chats, tokenizer, config.max_length)
     adapter = config.adapter()
     trainer = ChatTrainer(
         model=model, args=config, train_dataset=chats, processing_class=tokenizer, peft_config=adapter
@@ -123,9 +138,4 @@ def matched_steps(config: ChatSFTConfig, num_timed: int = 50) -> int:
 
 
 if __name__ == "__main__":
-    run_stage(
-        main,
-        ChatSFTConfig,
-        inputs=lambda config: [*local(config.model, config.chats), *filter(None, [config.match_seconds_of])],
-        preflight=preflight,
-    )
+    run_stage(main, ChatSFTConfig, inputs=ChatSFTConfig.inputs, preflight=preflight)

@@ -236,7 +236,9 @@ def save(
     model, args = trainer.model, trainer.args
     # Whole on the process that writes; where the model is split, the others may get nothing.
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    ends = tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT])
+    vocabulary = tokenizer.get_vocab()  # another project's tokenizer may have one end only
+    ends = dict.fromkeys([END_OF_TURN, END_OF_TEXT, tokenizer.eos_token])
+    ends = [vocabulary[end] for end in ends if end in vocabulary]
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, use_cache=True)
     model.config.use_cache = True
     if trainer.is_world_process_zero():
