@@ -79,6 +79,9 @@ def test_hand_worked_columns():
         ("x85", "85", 0.0),
         ("85.", "eighty-five", None),  # a gold that is no number is no zero
         ("85", "8 or 5", None),
+        ('<tool_call>{"arguments": 85}</tool_call>', "85", 0.0),
+        ("<tool_call>85", "85", 0.0),
+        ("<tool_call>8</tool_call> It is 85.", "85", 1.0),
     ],
 )
 def test_score(completion, answer, expected):

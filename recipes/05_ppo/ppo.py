@@ -15,31 +15,27 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoMod
 
 from crawl2chat.chat import load_model, load_tokenizer, local
 from crawl2chat.ppo import VALUE_MODEL, PPOConfig, PPOTrainer
-from crawl2chat.rewards import load_prompts, reward_function
-from crawl2chat.stage import StageError, missing, run_stage
+from crawl2chat.rewards import Asked, reward_function
+from crawl2chat.stage import StageError, run_stage
 from crawl2chat.training import FastPrecision, save, train
 
 
 @dataclass
-class PreferredConfig(FastPrecision, PPOConfig):
-    model: str = field(default="", metadata={"help": "Folder or Hub id of a chat model to start from."})
-    prompts: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py."})
+class PreferredConfig(FastPrecision, Asked, PPOConfig):
     prompts_file: str = field(default="rlhf_train.jsonl", metadata={"help": "Which of its files holds the prompts."})
     reward_model: str = field(default="", metadata={"help": "Folder of 03_reward: scores each completion."})
-    rewards: list[str] = field(
-        default_factory=list, metadata={"help": "Functions that score it, too, as crawl2chat.rewards.correct."}
-    )
 
     def problems(self) -> list[str]:
-        found = missing(self, "model", "prompts")
-        if self.temperature == 0:
-            found.append("`temperature` 0 draws the same completion each time; give one above 0.")
+        found = super().problems()
         steps = self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps
         if self.save_strategy == "steps" and self.save_steps % max(steps, 1):
             found.append(
                 f"`save_steps` {self.save_steps:.0f} falls into a rollout; give a multiple of its {steps} steps."
             )
         return found
+
+    def inputs(self) -> list[str]:
+        return [*super().inputs(), *local(self.reward_model)]
 
 
 def load_rewards(config: PreferredConfig) -> tuple[list, list]:
@@ -70,7 +66,7 @@ def load_value_model(config: PreferredConfig, tokenizer):
 def preflight(config: PreferredConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=True)
     model = load_model(config.model, tokenizer)
-    prompts = load_prompts(config.prompts, config.prompts_file)
+    prompts, tools = config.asked(), config.callables(tokenizer) or None
     load_rewards(config)
     return {
         "parameters": model.num_parameters(),
@@ -80,7 +76,9 @@ def preflight(config: PreferredConfig) -> dict:
         "updates_per_rollout": config.steps_per_generation
         * config.num_iterations
         // config.gradient_accumulation_steps,
-        "example": tokenizer.apply_chat_template(prompts[0]["prompt"], tokenize=False, add_generation_prompt=True),
+        "example": tokenizer.apply_chat_template(
+            prompts[0]["prompt"], tools=tools, tokenize=False, add_generation_prompt=True
+        ),
     }
 
 
@@ -94,8 +92,9 @@ def main(config: PreferredConfig) -> dict:
         reward_funcs=rewards,
         reward_processing_classes=reward_tokenizers,
         args=config,
-        train_dataset=load_prompts(config.prompts, config.prompts_file),
+        train_dataset=config.asked(),
         processing_class=tokenizer,
+        tools=config.callables(tokenizer),
     )
     trained = train(trainer)
     trainer.save_value_model(Path(config.output_dir, VALUE_MODEL))
@@ -116,9 +115,4 @@ def main(config: PreferredConfig) -> dict:
 
 
 if __name__ == "__main__":
-    run_stage(
-        main,
-        PreferredConfig,
-        inputs=lambda config: [*local(config.model, config.reward_model), config.prompts],
-        preflight=preflight,
-    )
+    run_stage(main, PreferredConfig, inputs=PreferredConfig.inputs, preflight=preflight)

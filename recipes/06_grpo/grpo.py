@@ -9,25 +9,17 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig, GRPOTrainer
 
-from crawl2chat.chat import load_model, load_tokenizer, local
-from crawl2chat.rewards import load_prompts, reward_function
-from crawl2chat.stage import missing, run_stage
+from crawl2chat.chat import load_model, load_tokenizer
+from crawl2chat.rewards import Asked, reward_function
+from crawl2chat.stage import run_stage
 from crawl2chat.training import FastPrecision, save, train
 
 
 @dataclass
-class ThinkingConfig(FastPrecision, GRPOConfig):
-    model: str = field(default="", metadata={"help": "Model folder or Hub id to start from."})
-    prompts: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py."})
+class ThinkingConfig(FastPrecision, Asked, GRPOConfig):
     rewards: list[str] = field(
         default_factory=lambda: ["crawl2chat.rewards.correct"], metadata={"help": "Functions that score completions."}
     )
-
-    def problems(self) -> list[str]:
-        found = missing(self, "model", "prompts")
-        if self.temperature == 0:
-            found.append("`temperature` 0 draws the same completion each time; give one above 0.")
-        return found
 
 
 def preflight(config: ThinkingConfig) -> dict:
@@ -35,8 +27,10 @@ def preflight(config: ThinkingConfig) -> dict:
     model = load_model(config.model, tokenizer)
     for path in config.rewards:
         reward_function(path)
-    prompts = load_prompts(config.prompts)
-    example = tokenizer.apply_chat_template(prompts[0]["prompt"], tokenize=False, add_generation_prompt=True)
+    prompts, tools = config.asked(), config.callables(tokenizer) or None
+    example = tokenizer.apply_chat_template(
+        prompts[0]["prompt"], tools=tools, tokenize=False, add_generation_prompt=True
+    )
     return {
         "parameters": model.num_parameters(),
         "prompts": len(prompts),
@@ -52,8 +46,9 @@ def main(config: ThinkingConfig) -> dict:
         model=load_model(config.model, tokenizer),
         reward_funcs=[reward_function(path) for path in config.rewards],
         args=config,
-        train_dataset=load_prompts(config.prompts),
+        train_dataset=config.asked(),
         processing_class=tokenizer,
+        tools=config.callables(tokenizer),
     )
     trained = train(trainer)
     save(trainer, tokenizer)
@@ -71,4 +66,4 @@ def main(config: ThinkingConfig) -> dict:
 
 
 if __name__ == "__main__":
-    run_stage(main, ThinkingConfig, inputs=lambda config: [*local(config.model), config.prompts], preflight=preflight)
+    run_stage(main, ThinkingConfig, inputs=ThinkingConfig.inputs, preflight=preflight)

@@ -1,6 +1,7 @@
 """Chats as every stage sees them: the template, the special tokens, thinking apart from the answer, loading checks."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from crawl2chat.stage import StageError
@@ -13,6 +14,24 @@ SPECIAL_TOKENS = [END_OF_TEXT, START_OF_TURN, END_OF_TURN, PADDING]
 THINK_TOKENS = ["<think>", "</think>"]
 TOOL_TOKENS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
 ADDED_TOKENS = THINK_TOKENS + TOOL_TOKENS
+
+
+# How a reply is read back into thinking, calls and what is said (transformers' `parse_response`; TRL runs the calls).
+RESPONSE_TEMPLATE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": f"{START_OF_TURN}assistant\n",
+    "fields": {
+        "reasoning_content": {"open": "<think>", "close_pattern": r"</think>\s*", "content": "text"},
+        "tool_calls": {
+            "open": "<tool_call>",
+            "close_pattern": r"</tool_call>\s*",
+            "repeats": True,
+            "content": "json",
+            "transform": {"type": "function", "function": "{content}"},
+        },
+        "content": {"close_pattern": r"<\|im_end\|>\s*", "content": "text"},
+    },
+}
 
 
 def chat_template() -> str:
@@ -75,10 +94,17 @@ def check_template(tokenizer, folder: str | Path) -> None:
 def give_template(tokenizer) -> int:
     """Gives the tokenizer of a base model that has no chat template ours, and the tokens for it that it lacks.
 
+    The template of a well-known model that does not mark what is trained becomes TRL's copy of it that does.
+
     Returns:
         how many tokens are new; the model's embedding needs as many more rows.
     """
+    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
     if tokenizer.chat_template:
+        if not has_generation_markers(tokenizer.chat_template):
+            with suppress(ValueError):  # it is not known to TRL
+                tokenizer.chat_template = get_training_chat_template(tokenizer)
         return 0
     tokenizer.chat_template = chat_template()
     before, vocabulary = len(tokenizer), tokenizer.get_vocab()

@@ -64,19 +64,20 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     Args:
         rewards: (B, T), of each token.
         values: (B, T), of the state before each token.
-        mask: (B, T), 1 for the tokens of a completion and 0 after its end.
+        mask: (B, T), 1 for what the model wrote, 0 for what a tool said between and for all after the end.
 
     Returns:
-        advantages and returns, both (B, T) and 0 where masked. Nothing comes after the last token of a completion, be it
-        its end or the place where it was cut.
+        advantages and returns, both (B, T) and 0 where masked. A token's next one is the next that the model wrote;
+        nothing comes after the last, be it an end or the place where a completion was cut.
     """
-    rewards, values = rewards * mask, values * mask
-    advantages, following = torch.zeros_like(values), torch.zeros_like(values[:, 0])
+    mask = mask.bool()
+    advantages = torch.zeros_like(values)
+    following, next_values = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
-        next_values = values[:, t + 1] if t + 1 < values.shape[1] else torch.zeros_like(following)
-        delta = rewards[:, t] + gamma * next_values - values[:, t]
-        following = (delta + gamma * lam * following) * mask[:, t]
-        advantages[:, t] = following
+        advantage = rewards[:, t] + gamma * next_values - values[:, t] + gamma * lam * following
+        following = torch.where(mask[:, t], advantage, following)
+        next_values = torch.where(mask[:, t], values[:, t], next_values)
+        advantages[:, t] = torch.where(mask[:, t], advantage, 0)
     return advantages, (advantages + values) * mask
 
 
@@ -138,8 +139,7 @@ class PPOTrainer(GRPOTrainer):
         kl = torch.zeros_like(values)  # of each token
         if self.beta:
             kl = (batch["old_per_token_logps"] - batch["ref_per_token_logps"]) * mask
-        lengths = mask.sum(1).long()
-        last = (lengths - 1).clamp(min=0)
+        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)  # that the model wrote
         last_ids = batch["completion_ids"].gather(1, last[:, None])[:, 0]
         ended = torch.isin(last_ids, torch.tensor(self.eos_token_ids, device=last_ids.device))
         scores = self._scores - self.args.missing_eos_penalty * (~ended)

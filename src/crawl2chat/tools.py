@@ -13,6 +13,7 @@ import operator
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from functools import wraps
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -149,6 +150,42 @@ def run_call(call: str, tools: dict[str, tuple[str, Callable[[str], str]]]) -> s
 def plain(text: str) -> str:
     """The text with the tokens of the template broken, so that they are read as what they are: characters."""
     return _MARKUP.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+def callables(names: list[str], corpus: str | Path | None = None) -> list[Callable[..., str]]:
+    """The tools of these names as TRL's trainers take them: functions whose docstrings make the schemas above.
+
+    Raises:
+        StageError: there is no such tool, or the search has no corpus.
+    """
+    if wrong := set(names) - {"calculator", "search"}:
+        raise StageError(f"there is no tool `{min(wrong)}`; name calculator or search.")
+    if "search" in names and not corpus:
+        raise StageError("the search needs a `corpus`; give the folder of 4_build_corpus.py.")
+    box = toolbox(corpus if "search" in names else None)
+
+    def runs(shown: Callable) -> Callable[..., str]:
+        @wraps(shown)
+        def run(**arguments) -> str:
+            return run_call(json.dumps({"name": shown.__name__, "arguments": arguments}), box)
+
+        return run
+
+    def calculator(expression: str) -> str:
+        """works out a sum
+
+        Args:
+            expression: of numbers, + - * / and brackets
+        """
+
+    def search(query: str) -> str:
+        """finds sentences in what was read
+
+        Args:
+            query: words of them
+        """
+
+    return [runs({"calculator": calculator, "search": search}[name]) for name in names]
 
 
 def toolbox(corpus: str | Path | None = None) -> dict[str, tuple[str, Callable[[str], str]]]:
