@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from statistics import mean, stdev
 
+from crawl2chat import plots
+
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = {"GRPO": ("06_grpo/grpo.py", "06_grpo/tiny.yaml"), "PPO": ("05_ppo/ppo.py", "05_ppo/tiny_sums.yaml")}
 
@@ -56,24 +58,17 @@ def summary(runs: list[dict]) -> dict:
 
 def plot(found: dict[str, dict], file: Path) -> None:
     """Mean reward of every logged stretch of steps, with the range over the seeds."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    for (name, runs), colour in zip(found.items(), ("#b4552d", "#2d6cb4")):
-        steps = [step for step, _ in runs["runs"][0]["curve"]]
-        values = list(zip(*([reward for _, reward in run["curve"]] for run in runs["runs"])))
-        label = f"{name}: {100 * runs['accuracy']:.0f}% of held-out problems, {runs['seconds']:.0f} s"
-        axes.plot(steps, [mean(row) for row in values], color=colour, label=label)
-        axes.fill_between(steps, [min(row) for row in values], [max(row) for row in values], color=colour, alpha=0.2)
-    axes.set(xlabel="step", ylabel="share of right answers in training", ylim=(0, 1))
-    axes.set_title("questions from easy to hard, mean and range over the seeds", fontsize=10, loc="left")
-    axes.legend(frameon=False, loc="lower right")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None})
+    with plots.drawn(file) as axes:
+        for (name, runs), colour in zip(found.items(), plots.COLOURS):
+            steps = [step for step, _ in runs["runs"][0]["curve"]]
+            values = list(zip(*([reward for _, reward in run["curve"]] for run in runs["runs"])))
+            label = f"{name}: {100 * runs['accuracy']:.0f}% of held-out problems, {runs['seconds']:.0f} s"
+            lows, highs = [min(row) for row in values], [max(row) for row in values]
+            axes.plot(steps, [mean(row) for row in values], color=colour, label=label)
+            axes.fill_between(steps, lows, highs, color=colour, alpha=0.2, linewidth=0)
+        axes.set(xlabel="step", ylabel="share of right answers in training", ylim=(0, 1))
+        axes.set_title("questions from easy to hard, mean and range over the seeds")
+        axes.legend(loc="lower right")
 
 
 if __name__ == "__main__":

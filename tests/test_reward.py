@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from trl import RewardTrainer
 
 from crawl2chat.chat import load_tokenizer
-from crawl2chat.pairs import length_baseline, preference_metrics, read_pairs, rewards
+from crawl2chat.pairs import length_baseline, preference_metrics, read_pairs, rewards, wilson
 from crawl2chat.stage import StageError
 
 REWARD = "recipes/03_reward/reward.py"
@@ -48,6 +48,8 @@ def easy(path_folder, tmp_path_factory):
 def test_it_learns_what_people_prefer(easy, path_folder):
     found = metrics(easy / "reward")
     assert found["accuracy"] == 1.0 and found["num_pairs"] == 24 and found["num_train_pairs"] == 96
+    plot = (easy / "reward/calibration.svg").read_text()
+    assert plot.startswith("<?xml") and plot.rstrip().endswith("</svg>")
     assert found["losses"][-1][1] < found["losses"][0][1] and abs(found["losses"][0][1] - math.log(2)) < 0.5
     before, after = load_file(path_folder / "base/model.safetensors"), load_file(easy / "reward/model.safetensors")
     moved = [name for name in after if name in before and not torch.equal(before[name], after[name])]
@@ -83,9 +85,25 @@ def test_metrics_by_hand():
     found = preference_metrics(rows, [2.0, 0.0, 0.0, 1.0], [0.0, 2.0, 0.0, 1.0 - math.log(3)])
     assert found["accuracy"] == 0.625 and found["accuracy_by_kind"] == {"a": 0.5, "b": 0.75}
     assert found["standard_error"] == round((0.625 * 0.375 / 4) ** 0.5, 4)
+    assert found["accuracy_interval"] == [round(bound, 4) for bound in wilson(0.625, 4)]
     sure = 1 / (1 + math.exp(-2))
     assert found["calibration"] == [[0.5, 0.5, 1], [0.75, 1.0, 1], [round(sure, 4), 0.5, 2]]
     assert found["expected_calibration_error"] == pytest.approx((0.25 + 2 * (sure - 0.5)) / 4, abs=1e-4)
+
+
+def test_interval_of_a_share():
+    """Against R's prop.test(x, n, correct = FALSE)."""
+    assert wilson(0.9, 100) == pytest.approx((0.8256, 0.9448), abs=1e-4)
+    assert wilson(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+
+
+def test_a_bias_for_length():
+    """The longer reply is better in one of two pairs; a judge that always takes the longer one is right in that one."""
+    rows = [pair("aaa", "a"), pair("a", "aaa")]
+    found = preference_metrics(rows, [2.0, 0.0], [0.0, 2.0])
+    assert (found["longer_is_better"], found["prefers_longer"], found["accuracy"]) == (0.5, 1.0, 0.5)
+    assert preference_metrics(rows, [0.0, 2.0], [2.0, 0.0])["prefers_longer"] == 0.0
+    assert preference_metrics(rows, [0.0, 0.0], [0.0, 0.0])["prefers_longer"] == 0.5
 
 
 def test_length_alone():

@@ -2,7 +2,7 @@
 
 The loss is Bradley-Terry's, -log sigmoid(reward of the chosen - reward of the rejected reply), as in InstructGPT
 (https://arxiv.org/abs/2203.02155). Held-out pairs tell the accuracy, whether its probabilities can be believed, and what
-length alone would give.
+length alone would give; `calibration.svg` shows it.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml recipes/03_reward/reward.py \
         --config recipes/03_reward/tiny.yaml --model outputs/tiny/sft --pairs outputs/tiny/7_conversations \
@@ -18,6 +18,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, set_seed
 from trl import RewardConfig, RewardTrainer
 
+from crawl2chat import plots
 from crawl2chat.chat import load_model, load_tokenizer, local
 from crawl2chat.pairs import COLUMNS, facts_to_show, fitting, length_baseline, preference_metrics, read_pairs, rewards
 from crawl2chat.stage import bounded, missing, run_stage
@@ -70,8 +71,12 @@ def main(config: RewardModelConfig) -> dict:
     chosen, rejected = (
         rewards(judge, tokenizer, [row["prompt"] + row[name] for row in test_pairs]) for name in ("chosen", "rejected")
     )
+    judged = preference_metrics(test_pairs, chosen, rejected)
+    if trainer.is_world_process_zero():
+        title = f"{judged['num_pairs']:,} held-out pairs, {100 * judged['accuracy']:.0f}% of them judged right"
+        plots.calibration(judged["calibration"], title, Path(config.output_dir, "calibration.svg"))
     return {
-        **preference_metrics(test_pairs, chosen, rejected),
+        **judged,
         **length_baseline(train_pairs, test_pairs),
         **trained,
         "num_train_pairs": len(train_pairs),

@@ -129,11 +129,12 @@ def rewards(model, tokenizer, chats: list[list[dict]], batch_size: int = 64) -> 
 
 
 def preference_metrics(rows: list[dict], chosen: list[float], rejected: list[float], num_bins: int = 10) -> dict:
-    """Accuracy with its standard error, by kind, and how far the stated probabilities can be believed.
+    """Accuracy with its 95% interval, by kind, how far the stated probabilities can be believed, and the bias for length.
 
     The probability that the first reply is the better one is sigmoid(chosen - rejected) (Bradley-Terry). Each pair is
     counted for the reply that it prefers: `calibration` holds [mean probability, share that is right, pairs] by bin, and
-    the expected calibration error is their mean distance (https://arxiv.org/abs/1706.04599).
+    the expected calibration error is their mean distance (https://arxiv.org/abs/1706.04599). A judge without a bias for
+    length prefers the longer reply (`prefers_longer`) as often as it is the better one (`longer_is_better`).
     """
     margins = [a - b for a, b in zip(chosen, rejected)]
     right = [float(margin > 0) + 0.5 * (margin == 0) for margin in margins]
@@ -149,8 +150,10 @@ def preference_metrics(rows: list[dict], chosen: list[float], rejected: list[flo
     for row, hit in zip(rows, right):
         by_kind.setdefault(row["kind"], []).append(hit)
     accuracy = mean(right)
+    longer = [_is_longer(row) for row in rows]
     return {
         "accuracy": round(accuracy, 4),
+        "accuracy_interval": [round(bound, 4) for bound in wilson(accuracy, len(right))],
         "standard_error": round((accuracy * (1 - accuracy) / len(right)) ** 0.5, 4),
         "accuracy_by_kind": {kind: round(mean(hits), 4) for kind, hits in sorted(by_kind.items())},
         "mean_margin": round(mean(margins), 4),
@@ -158,19 +161,30 @@ def preference_metrics(rows: list[dict], chosen: list[float], rejected: list[flo
         "expected_calibration_error": round(
             sum(abs(sure - hit) * count for sure, hit, count in calibration) / len(right), 4
         ),
+        "longer_is_better": round(mean(longer), 4),
+        "prefers_longer": round(
+            mean(long if hit == 1 else 1 - long if hit == 0 else 0.5 for long, hit in zip(longer, right)), 4
+        ),
         "num_pairs": len(rows),
     }
 
 
+def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval in which a share of `count` trials lies with 95% (Wilson 1927, https://doi.org/10.2307/2276774)."""
+    middle = share + z * z / (2 * count)
+    reach = z * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
+    return (middle - reach) / (1 + z * z / count), (middle + reach) / (1 + z * z / count)
+
+
+def _is_longer(row: dict) -> float:
+    """1 if the chosen reply is longer than the rejected one, 0 if shorter, a half if neither."""
+    ours, theirs = (len(row[name][-1]["content"]) for name in ("chosen", "rejected"))
+    return float(ours > theirs) + 0.5 * (ours == theirs)
+
+
 def length_baseline(train: list[dict], test: list[dict]) -> dict[str, float]:
     """What one gets by length alone: the longer reply, or the shorter if that is more often right in training."""
-
-    def longer(row: dict) -> float:
-        ours, theirs = (len(row[name][-1]["content"]) for name in ("chosen", "rejected"))
-        return float(ours > theirs) + 0.5 * (ours == theirs)
-
-    share = mean(longer(row) for row in train)
-    found = mean(longer(row) for row in test)
+    share, found = (mean(_is_longer(row) for row in rows) for rows in (train, test))
     return {
         "longer_is_chosen": round(share, 4),
         "length_only_accuracy": round(found if share >= 0.5 else 1 - found, 4),
