@@ -24,6 +24,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from crawl2chat.adapters import merge
 from crawl2chat.chat import END_OF_TEXT, END_OF_TURN
+from crawl2chat.products import multiply_fast
 from crawl2chat.stage import StageError
 
 
@@ -53,6 +54,8 @@ def has_fast_bf16(device: torch.device | str) -> bool:
 class FastPrecision:
     """Mixed into training arguments: turns `bf16` off, with a warning, on a processor that would emulate it.
 
+    Without bf16 and `torch_compile`, processors multiply as `products.py` says.
+
     Emulated, a step takes fifty times as long as in float32. Decided before the Trainer's arguments are, because they
     hand the precision to accelerate as they are made.
     """
@@ -67,6 +70,8 @@ class FastPrecision:
             warnings.warn(
                 "`bf16: true` has no effect: this processor would emulate it; float32 is used.", stacklevel=2
             )
+        if device == "cpu" and not (self.bf16 or self.torch_compile):
+            multiply_fast()
         super().__post_init__()
 
 
