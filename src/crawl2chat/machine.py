@@ -26,6 +26,21 @@ def _largest(who: int) -> float:
     return resource.getrusage(who).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, else KiB
 
 
+# For the estimate of energy, which is stated where it is shown, and rough: of a processor under load, and of a kWh.
+WATTS, GRAMS_PER_KWH = 65, 400
+
+
+def energy(seconds: float) -> dict[str, float]:
+    """kWh and grams of CO2 of so many seconds, at `WATTS` and `GRAMS_PER_KWH`."""
+    kwh = seconds * WATTS / 3.6e6
+    return {"watts": WATTS, "kwh": kwh, "grams": kwh * GRAMS_PER_KWH, "grams_per_kwh": GRAMS_PER_KWH}
+
+
+def memory_bytes() -> int:
+    """Of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def hardware() -> str:
     """One line: processor, cores, memory, and GPUs if torch was loaded and sees any."""
     model = platform.processor() or platform.machine()
@@ -34,8 +49,7 @@ def hardware() -> str:
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    line = f"{model}, {num_cores} cores, {memory:.0f} GiB"
+    line = f"{model}, {num_cores} cores, {memory_bytes() / 2**30:.0f} GiB"
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         line += f", {torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
