@@ -270,6 +270,29 @@ def test_interrupted_as_uninterrupted(trained, guesser, tmp_path):
     assert metrics(trained)["curve"] == metrics(tmp_path / "ppo")["curve"]
 
 
+def test_adapters_of_policy_and_values(guesser, tmp_path):
+    """A reward rises, an interrupted run is as an uninterrupted one, and both folders hold merged models."""
+    lora = ["--use_peft", "true", "--learning_rate", 2e-3]
+    lora += ["--save_steps", 8, "--beta", 0.01]
+    run(PPO, *arguments(guesser, tmp_path / "one"), *lora)
+    with killed_at(16, PPOTrainer):
+        run(PPO, *arguments(guesser, tmp_path / "other"), *lora)
+    assert (tmp_path / "other/checkpoint-8/value_model.safetensors").is_file()
+    run(PPO, *arguments(guesser, tmp_path / "other"), *lora)
+    one, other = both(tmp_path / "one"), both(tmp_path / "other")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    found = metrics(tmp_path / "one")
+    assert found["last_score"] > max(found["first_score"], 0.8)
+
+    before = load_file(guesser / "guesser/model.safetensors")
+    start = dict(models(guesser / "guesser")[2].named_parameters())
+    moved = {name for name in one if not torch.equal(one[name], (start | before)[name.removeprefix("value_model.")])}
+    assert all(("proj" in name) == (name in moved) for name in one if "score" not in name)
+    assert "value_model.score.weight" in moved
+    AutoModelForCausalLM.from_pretrained(tmp_path / "one")
+    AutoModelForTokenClassification.from_pretrained(tmp_path / "one/value_model")
+
+
 def test_the_policy_waits_for_the_values(guesser, tmp_path):
     run(PPO, *arguments(guesser, tmp_path), "--max_steps", 3, "--value_warmup_steps", 3, "--weight_decay", 0.1)
     before, after = load_file(guesser / "guesser/model.safetensors"), load_file(tmp_path / "model.safetensors")
@@ -293,6 +316,11 @@ def test_the_policy_waits_for_the_values(guesser, tmp_path):
 )
 def test_bad_input(guesser, tmp_path, capsys, given, said):
     assert said in refusal(capsys, PPO, *arguments(guesser, tmp_path), *given)
+
+
+def test_fsdp_is_refused(guesser, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("crawl2chat.training.asked_for", lambda: "FSDP2")
+    assert "FSDP cannot split policy and value model as one" in refusal(capsys, PPO, *arguments(guesser, tmp_path))
 
 
 def test_a_reward_model_scores_and_lends_its_values(guesser, tmp_path):

@@ -1,4 +1,4 @@
-"""Problems are right, their working leads to the answer, held-out numbers stay out; the scorer."""
+"""Problems are right, their working leads to the answer, held-out numbers stay out."""
 
 import random
 import re
@@ -6,7 +6,6 @@ import re
 import pytest
 
 from crawl2chat.problems import HELD_OUT, KINDS, TRAINING_OPERANDS, make_problem, numbers_in, training_int
-from crawl2chat.verify import score
 
 
 def value(kind: str, question: str) -> int:
@@ -59,30 +58,3 @@ def test_hand_worked_columns():
     ):
         works = {p.question: p.work for p in (make_problem(kind, rng, operands) for _ in range(500))}
         assert works[question] == work
-
-
-@pytest.mark.parametrize(
-    "completion, answer, expected",
-    [
-        ("The answer is 85.", "85", 1.0),
-        ("<think>47+38:7+8=15,4+3+1=8,85</think>The answer is 85.", "85", 1.0),
-        ("<think>85</think>The answer is 84.", "85", 0.0),
-        ("<think>47+38: 85", "85", 0.0),  # a thought that never ends has no answer
-        ("<think>a</think>85<think>84</think>84", "85", 0.0),
-        ("", "85", 0.0),
-        ("I do not know.", "85", 0.0),
-        ("84, 85 or 86", "85", 0.0),  # several answers: the last counts
-        ("It is 1,250.", "1250", 1.0),
-        ("It is 1250.0", "1250", 1.0),
-        ("-3", "3", 0.0),
-        ("−3", "-3", 1.0),
-        ("x85", "85", 0.0),
-        ("85.", "eighty-five", None),  # a gold that is no number is no zero
-        ("85", "8 or 5", None),
-        ('<tool_call>{"arguments": 85}</tool_call>', "85", 0.0),
-        ("<tool_call>85", "85", 0.0),
-        ("<tool_call>8</tool_call> It is 85.", "85", 1.0),
-    ],
-)
-def test_score(completion, answer, expected):
-    assert score(completion, answer) == expected

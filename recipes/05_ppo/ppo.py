@@ -13,15 +13,16 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, set_seed
 
-from crawl2chat.chat import load_model, load_tokenizer, local
+from crawl2chat.adapters import Adapted
+from crawl2chat.chat import load_tokenizer, local
 from crawl2chat.ppo import VALUE_MODEL, PPOConfig, PPOTrainer
-from crawl2chat.rewards import Asked, reward_function
+from crawl2chat.rewards import Asked, scorers
 from crawl2chat.stage import StageError, run_stage
-from crawl2chat.training import FastPrecision, save, train
+from crawl2chat.training import FastPrecision, asked_for, save, train
 
 
 @dataclass
-class PreferredConfig(FastPrecision, Asked, PPOConfig):
+class PreferredConfig(FastPrecision, Adapted, Asked, PPOConfig):
     prompts_file: str = field(default="rlhf_train.jsonl", metadata={"help": "Which of its files holds the prompts."})
     reward_model: str = field(default="", metadata={"help": "Folder of 03_reward: scores each completion."})
 
@@ -32,6 +33,10 @@ class PreferredConfig(FastPrecision, Asked, PPOConfig):
             found.append(
                 f"`save_steps` {self.save_steps:.0f} falls into a rollout; give a multiple of its {steps} steps."
             )
+        if asked_for().startswith("FSDP"):
+            found.append(
+                "FSDP cannot split policy and value model as one; take accelerate_configs/zero2.yaml or ddp.yaml."
+            )
         return found
 
     def inputs(self) -> list[str]:
@@ -40,7 +45,7 @@ class PreferredConfig(FastPrecision, Asked, PPOConfig):
 
 def load_rewards(config: PreferredConfig) -> tuple[list, list]:
     """What scores completions, and the tokenizer of each that is a model."""
-    functions = [reward_function(path) for path in config.rewards]
+    functions = scorers(config.rewards)
     if not config.reward_model and not functions:
         raise StageError("nothing scores the completions; give a `reward_model`, `rewards` or both.")
     if not config.reward_model:
@@ -65,8 +70,8 @@ def load_value_model(config: PreferredConfig, tokenizer):
 
 def preflight(config: PreferredConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=True)
-    model = load_model(config.model, tokenizer)
-    prompts, tools = config.asked(), config.callables(tokenizer) or None
+    model, _ = config.load(config.model, tokenizer), config.adapter()
+    prompts, tools = config.asked(tokenizer, model), config.callables(tokenizer) or None
     load_rewards(config)
     return {
         "parameters": model.num_parameters(),
@@ -86,15 +91,18 @@ def main(config: PreferredConfig) -> dict:
     set_seed(config.seed)  # a value head may begin at random
     tokenizer = load_tokenizer(config.model, for_chat=True)
     rewards, reward_tokenizers = load_rewards(config)
+    model = config.load(config.model, tokenizer)
     trainer = PPOTrainer(
-        model=load_model(config.model, tokenizer),
+        model=model,
+        peft_config=config.adapter(),
         value_model=load_value_model(config, tokenizer),
         reward_funcs=rewards,
         reward_processing_classes=reward_tokenizers,
         args=config,
-        train_dataset=config.asked(),
+        train_dataset=config.asked(tokenizer, model),
         processing_class=tokenizer,
         tools=config.callables(tokenizer),
+        callbacks=config.watchers(tokenizer),
     )
     trained = train(trainer)
     trainer.save_value_model(Path(config.output_dir, VALUE_MODEL))

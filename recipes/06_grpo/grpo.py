@@ -6,28 +6,36 @@
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from trl import GRPOConfig, GRPOTrainer
 
-from crawl2chat.chat import load_model, load_tokenizer
-from crawl2chat.rewards import Asked, reward_function
+from crawl2chat.adapters import Adapted
+from crawl2chat.chat import load_tokenizer
+from crawl2chat.footprint import footprint
+from crawl2chat.inspector import write_thoughts
+from crawl2chat.rewards import Asked, scorers
+from crawl2chat.rollouts import FastRollouts
 from crawl2chat.stage import run_stage
 from crawl2chat.training import FastPrecision, save, train
 
 
 @dataclass
-class ThinkingConfig(FastPrecision, Asked, GRPOConfig):
+class ThinkingConfig(FastPrecision, Adapted, Asked, GRPOConfig):
     rewards: list[str] = field(
         default_factory=lambda: ["crawl2chat.rewards.correct"], metadata={"help": "Functions that score completions."}
     )
 
 
+class Trainer(FastRollouts, GRPOTrainer):
+    """TRL's, which draws small models' completions fast, and learns from those that teach something."""
+
+
 def preflight(config: ThinkingConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=True)
-    model = load_model(config.model, tokenizer)
-    for path in config.rewards:
-        reward_function(path)
-    prompts, tools = config.asked(), config.callables(tokenizer) or None
+    model, adapter = config.load(config.model, tokenizer), config.adapter()
+    scorers(config.rewards), config.watchers(tokenizer)
+    prompts, tools = config.asked(tokenizer, model), config.callables(tokenizer) or None
     example = tokenizer.apply_chat_template(
         prompts[0]["prompt"], tools=tools, tokenize=False, add_generation_prompt=True
     )
@@ -36,22 +44,28 @@ def preflight(config: ThinkingConfig) -> dict:
         "prompts": len(prompts),
         "completions_per_step": config.generation_batch_size // config.steps_per_generation,
         "prompts_per_generation": config.generation_batch_size // config.num_generations,
+        **footprint(model, config, len(tokenizer(example)["input_ids"]), adapter),
         "example": example,
     }
 
 
 def main(config: ThinkingConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=True)
-    trainer = GRPOTrainer(
-        model=load_model(config.model, tokenizer),
-        reward_funcs=[reward_function(path) for path in config.rewards],
+    model = config.load(config.model, tokenizer)
+    trainer = Trainer(
+        model=model,
+        peft_config=config.adapter(),
+        reward_funcs=scorers(config.rewards),
         args=config,
-        train_dataset=config.asked(),
+        train_dataset=config.asked(tokenizer, model),
         processing_class=tokenizer,
         tools=config.callables(tokenizer),
+        callbacks=config.watchers(tokenizer),
     )
     trained = train(trainer)
     save(trainer, tokenizer)
+    if Path(config.output_dir, "thoughts").is_dir() and trainer.is_world_process_zero():
+        write_thoughts(config.output_dir)
     curve = [
         {"step": row["step"], "reward": row["reward"], "completion_tokens": row["completions/mean_length"]}
         for row in trainer.state.log_history

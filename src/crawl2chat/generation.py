@@ -6,12 +6,19 @@ from collections.abc import Callable, Iterator
 import torch
 from tqdm import tqdm
 
+from crawl2chat.rollouts import is_fast_for, rollout
 from crawl2chat.tools import calls_in, run_call
 
 
 @torch.no_grad()
 def complete(
-    model, tokenizer, prompts: list[str], max_new_tokens: int, batch_size: int = 100, temperature: float = 0.0
+    model,
+    tokenizer,
+    prompts: list[str],
+    max_new_tokens: int,
+    batch_size: int = 100,
+    temperature: float = 0.0,
+    progress: bool = True,
 ) -> list[dict]:
     """Completions, in the order of the prompts; greedy at temperature 0.
 
@@ -21,24 +28,36 @@ def complete(
     """
     model.eval()
     ends = torch.tensor(model.generation_config.eos_token_id).flatten().to(model.device)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     results: list[dict | None] = [None] * len(prompts)
-    for indices in tqdm(list(_by_length(prompts, batch_size)), desc="generate", unit="batch"):
-        batch = tokenizer(
-            [prompts[i] for i in indices],
-            return_tensors="pt",
-            padding=True,
-            padding_side="left",
-            add_special_tokens=False,
-        ).to(model.device)
-        batch.pop("token_type_ids", None)
-        output = model.generate(**batch, max_new_tokens=max_new_tokens, **sampling)
-        for i, ids in zip(indices, output[:, batch["input_ids"].shape[1] :]):
-            end = torch.isin(ids, ends).nonzero()
-            num_tokens = int(end[0]) + 1 if len(end) else int((ids != tokenizer.pad_token_id).sum())
-            text = tokenizer.decode(ids[:num_tokens], skip_special_tokens=True)
+    for indices in tqdm(list(_by_length(prompts, batch_size)), desc="generate", unit="batch", disable=not progress):
+        ids = tokenizer([prompts[i] for i in indices], add_special_tokens=False)["input_ids"]
+        for i, said in zip(indices, _drawn(model, tokenizer, ids, max_new_tokens, temperature)):
+            end = torch.isin(said, ends).nonzero()
+            num_tokens = int(end[0]) + 1 if len(end) else int((said != tokenizer.pad_token_id).sum())
+            text = tokenizer.decode(said[:num_tokens], skip_special_tokens=True)
             results[i] = {"text": text, "num_tokens": num_tokens, "finished": bool(len(end))}
     return results
+
+
+def sample(
+    model, tokenizer, prompts: list[str], num_samples: int, max_new_tokens: int, batch_size: int = 100, **options
+) -> list[list[dict]]:
+    """`num_samples` completions of each prompt, as `complete` gives them; at temperature 1 unless another is given."""
+    many = [prompt for prompt in prompts for _ in range(num_samples)]
+    said = complete(model, tokenizer, many, max_new_tokens, batch_size, **{"temperature": 1.0, **options})
+    return [said[start : start + num_samples] for start in range(0, len(said), num_samples)]
+
+
+def _drawn(model, tokenizer, ids: list[list[int]], max_new_tokens: int, temperature: float) -> Iterator[torch.Tensor]:
+    """The new tokens of each prompt."""
+    if is_fast_for(model):
+        ends = torch.tensor(model.generation_config.eos_token_id).flatten().tolist()
+        for said in rollout(model, ids, max_new_tokens, ends, temperature):
+            yield torch.tensor(said, device=model.device)
+        return
+    batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt").to(model.device)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    yield from model.generate(**batch, max_new_tokens=max_new_tokens, **sampling)[:, batch["input_ids"].shape[1] :]
 
 
 def reply(

@@ -16,12 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from trl import GRPOConfig, GRPOTrainer
 
+from crawl2chat.rollouts import FastRollouts
 from crawl2chat.stage import StageError, bounded
 
 VALUE_MODEL = "value_model"  # the policy's attribute, and the folder beside its weights
+VALUE_FILE = "value_model.safetensors"  # of a checkpoint of adapters: what is trained of the value model
 
 
 @dataclass
@@ -97,20 +101,23 @@ def adapted(beta: float, kl: float, target: float, num_completions: int, horizon
     return beta * (1 + error * num_completions / horizon)
 
 
-class PPOTrainer(GRPOTrainer):
+class PPOTrainer(FastRollouts, GRPOTrainer):
     """PPO. Takes what GRPOTrainer takes, and a value model.
 
     The value model is an attribute of the policy, so that one optimizer, one DDP or ZeRO engine and one checkpoint hold
     both.
+
+    With `peft_config` policy and value model are each trained by an adapter, the value model's head as a whole; the policy
+    without its adapter is the reference.
 
     Args:
         value_model: a model for token classification with one label and the policy's vocabulary. Its output at a token is
             the value of the state after it.
     """
 
-    def __init__(self, *args, value_model: nn.Module, **kwargs):
-        super().__init__(*args, **kwargs)
-        rows = [model.get_input_embeddings().weight.shape[0] for model in (self.model, value_model)]
+    def __init__(self, *args, value_model: nn.Module, peft_config: LoraConfig | None = None, **kwargs):
+        super().__init__(*args, peft_config=peft_config, **kwargs)
+        rows = [model.get_input_embeddings().num_embeddings for model in (self.model, value_model)]
         if rows[0] != rows[1]:
             raise StageError(
                 f"the value model's embedding has {rows[1]} rows and the policy's {rows[0]}; start it from a model with "
@@ -118,6 +125,11 @@ class PPOTrainer(GRPOTrainer):
             )
         if self.args.gradient_checkpointing:
             value_model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+        if peft_config:
+            head = {"exclude_modules": ["score"], "modules_to_save": ["score"]}
+            value_model = get_peft_model(
+                value_model, LoraConfig(**{**peft_config.to_dict(), "task_type": None, **head})
+            )
         self.model.value_model = value_model.to(self.model.device)
 
     # --- rollout
@@ -304,14 +316,37 @@ class PPOTrainer(GRPOTrainer):
         if checkpoint is not None:
             self.beta = json.loads(Path(checkpoint, "beta.json").read_text())["beta"]
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Of adapters, peft would save the policy's alone; what is trained of the value model gets a file of its own."""
+        if not isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+            return super()._save(output_dir, state_dict)
+        weights = self.model.state_dict() if state_dict is None else state_dict
+        trained = {name for name, weight in self.model.named_parameters() if weight.requires_grad and is_value(name)}
+        policy = {name: weight for name, weight in weights.items() if not is_value(name)}
+        with self._without_value_model():
+            super()._save(output_dir, policy)
+        values = {name: weights[name].detach().cpu().contiguous() for name in trained}
+        save_file(values, Path(output_dir or self.args.output_dir, VALUE_FILE), {"format": "pt"})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        model = self.accelerator.unwrap_model(self.model if model is None else model)
+        if not isinstance(model, PeftModel):
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with self._without_value_model():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        model.load_state_dict(load_file(Path(resume_from_checkpoint, VALUE_FILE)), strict=False)
+
     def save_value_model(self, folder: str | Path) -> None:
         """The value model as a folder of its own. Called on every process, as each may hold a part."""
         weights = self.accelerator.get_state_dict(self.model_wrapped)
         if self.is_world_process_zero():
+            value_model = self.accelerator.unwrap_model(self.model).value_model
+            if isinstance(value_model, PeftModel):
+                return value_model.merge_and_unload().save_pretrained(folder)
             mine = {
                 name.rpartition(f"{VALUE_MODEL}.")[2]: tensor for name, tensor in weights.items() if is_value(name)
             }
-            self.accelerator.unwrap_model(self.model).value_model.save_pretrained(folder, state_dict=mine)
+            value_model.save_pretrained(folder, state_dict=mine)
 
     @staticmethod
     def drop_value_model(weights: dict[str, Tensor]) -> None:

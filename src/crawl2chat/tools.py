@@ -52,15 +52,32 @@ def calculate(expression: str) -> str:
     Raises:
         ValueError: it is none, too long, divides by zero, or a number in it would become too large.
     """
-    if len(expression) > MAX_EXPRESSION:
-        raise ValueError(f"the expression is longer than {MAX_EXPRESSION} characters")
-    try:
-        value = _value(ast.parse(expression.strip().replace("×", "*").replace("−", "-"), mode="eval").body)
-    except (SyntaxError, RecursionError, MemoryError):
-        raise ValueError(f"{expression!r} is no expression") from None
+    value = evaluated(parsed(expression))
     if value.denominator == 1:
         return str(value.numerator)
     return f"{float(value):.10g}"
+
+
+def parsed(expression: str) -> ast.expr:
+    """The tree of an expression, of which `evaluated` knows the value.
+
+    Raises:
+        ValueError: it is none, or too long.
+    """
+    if len(expression) > MAX_EXPRESSION:
+        raise ValueError(f"the expression is longer than {MAX_EXPRESSION} characters")
+    try:
+        return ast.parse(expression.strip().replace("×", "*").replace("−", "-"), mode="eval").body
+    except (SyntaxError, RecursionError, MemoryError):
+        raise ValueError(f"{expression!r} is no expression") from None
+
+
+def evaluated(tree: ast.expr) -> Fraction:
+    """The exact value of an expression; raises ValueError as `calculate` does."""
+    try:
+        return _value(tree)
+    except RecursionError:
+        raise ValueError("the expression is nested too deep") from None
 
 
 def _value(node: ast.expr) -> Fraction:
