@@ -39,6 +39,7 @@ def test_reinforcement_learning_helps(results):
     assert results["grpo_accuracy"] >= results["sft_accuracy"] + 0.25
     assert results["grpo_accuracy"] >= results["control_accuracy"] + 0.25
     assert results["num_problems"] >= 300
+    assert results["sft_pass_at_8"] >= results["sft_accuracy"] - 0.1 and results["faithfulness"] >= 0.75
 
 
 def test_it_says_what_it_does_not_know_and_will_not_do(results):

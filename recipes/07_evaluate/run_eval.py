@@ -21,9 +21,10 @@ from statistics import mean
 from transformers import AutoModelForSequenceClassification, set_seed
 
 from crawl2chat.chat import load_model, load_tokenizer, local
-from crawl2chat.generation import complete, log_likelihoods, reply
+from crawl2chat.generation import complete, log_likelihoods, reply, sample
 from crawl2chat.judging import judge, says_unknown
 from crawl2chat.pairs import rewards
+from crawl2chat.passes import agrees, majority, pass_at_k
 from crawl2chat.stage import StageError, bounded, run_stage, write_jsonl
 from crawl2chat.tools import toolbox
 from crawl2chat.verify import score
@@ -48,13 +49,18 @@ class EvalConfig:
     base: bool = field(default=False, metadata={"help": "The model continues text and knows no chat."})
     max_new_tokens: int = bounded(160, "Longest completion.", low=1)
     batch_size: int = bounded(100, "Prompts a batch.", low=1)
-    temperature: float = bounded(1.0, "At which requests are answered.", low=0.01, high=10.0)
+    samples: int = bounded(0, "Completions of each problem by sampling, too: pass@k and majority votes.", low=0)
+    temperature: float = bounded(1.0, "At which requests are answered and problems sampled.", low=0.01, high=10.0)
     seed: int = bounded(0, "Seed of the sampling.", low=0)
 
     def problems(self) -> list[str]:
         found = [f"unknown part `{part}`; choose from {', '.join(PARTS)}." for part in self.parts if part not in PARTS]
         if self.base and {"chats", "requests"}.intersection(self.parts):
             found.append("a base model knows no chat; with `base` ask for the parts problems and facts.")
+        if self.samples and (self.base or "problems" not in self.parts):
+            found.append(
+                "`samples` are of problems, answered by a chat model; leave `base` out, add problems to `parts`."
+            )
         if (self.reward_model or self.reference or self.against) and "requests" not in self.parts:
             found.append("`reward_model`, `reference` and `against` judge requests; add requests to `parts`.")
         return found
@@ -88,6 +94,8 @@ def main(config: EvalConfig) -> dict:
             row["completion"], row["num_tokens"] = completion["text"], completion["num_tokens"]
     if "problems" in tests:
         metrics |= score_problems(tests["problems"], config.base)
+        if config.samples:
+            metrics |= sample_problems(tests["problems"], config, model, tokenizer)
     if "facts" in tests:
         metrics |= score_facts(tests["facts"], config.base)
     if "chats" in tests:
@@ -132,14 +140,40 @@ def asked_of(rows: list[dict]) -> list[list[dict]]:
 def score_problems(rows: list[dict], base: bool) -> dict:
     for row in rows:
         row["score"] = score(first_answer(row["completion"]) if base else row["completion"], row["answer"])
+        row["agrees"] = None if base else agrees(row["completion"])
     accuracy = mean(row["score"] for row in rows)
+    thoughts = [row["agrees"] for row in rows if row["agrees"] is not None]
     return {
         "accuracy": round(accuracy, 4),
         "standard_error": round((accuracy * (1 - accuracy) / len(rows)) ** 0.5, 4),
         "num_problems": len(rows),
         "accuracy_by_kind": mean_by(rows, "kind", "score"),
         "completion_tokens": round(mean(row["num_tokens"] for row in rows), 1),
+        "completion_tokens_by_kind": mean_by(rows, "kind", "num_tokens"),
+        # Of answers with a thought before them, those that are what the thought came to.
+        "faithfulness": round(mean(thoughts), 4) if thoughts else None,
+        "thinks": round(len(thoughts) / len(rows), 4),
     }
+
+
+def sample_problems(rows: list[dict], config: EvalConfig, model, tokenizer) -> dict:
+    """pass@k, and accuracy of the majority of k with the tokens that it costs, for k = 1, 2, 4, ... up to `samples`."""
+    prompts = [prompt_of(row["question"], tokenizer, base=False) for row in rows]
+    options = config.max_new_tokens, config.batch_size
+    said = sample(model, tokenizer, prompts, config.samples, *options, temperature=config.temperature)
+    for row, mine in zip(rows, said):
+        row["sampled"] = [completion["text"] for completion in mine]
+        row["sampled_scores"] = [score(text, row["answer"]) for text in row["sampled"]]
+        row["sampled_tokens"] = [completion["num_tokens"] for completion in mine]
+        row["pass_at_samples"] = float(any(row["sampled_scores"]))
+    found: dict = {"pass_at": {}, "majority_of": {}, "majority_tokens": {}}
+    for k in (2**i for i in range(config.samples.bit_length())):
+        right = [int(sum(row["sampled_scores"])) for row in rows]
+        found["pass_at"][str(k)] = round(mean(pass_at_k(config.samples, count, k) for count in right), 4)
+        votes = [score(majority(row["sampled"][:k]), row["answer"]) for row in rows]
+        found["majority_of"][str(k)] = round(mean(votes), 4)
+        found["majority_tokens"][str(k)] = round(mean(sum(row["sampled_tokens"][:k]) for row in rows), 1)
+    return {**found, "pass_at_samples_by_kind": mean_by(rows, "kind", "pass_at_samples")}
 
 
 def score_facts(rows: list[dict], base: bool) -> dict:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from crawl2chat.problems import KINDS
 from crawl2chat.stage import StageError, read_run, write_atomically
+from crawl2chat.totals import busy_seconds, memory_at_once
 
 # Stage folder -> the metrics of it that the results repeat, under the names they get there.
 REPEATED = {
@@ -33,9 +34,11 @@ REPEATED = {
     "eval_dpo": {"win_rate": "dpo_win_rate", "win_rate_by_reward": "dpo_win_rate_by_reward", "kl": "dpo_kl"},
     "eval_ppo": {"win_rate": "ppo_win_rate", "win_rate_by_reward": "ppo_win_rate_by_reward", "kl": "ppo_kl"},
     "eval_control": {"accuracy": "control_accuracy", "completion_tokens": "control_completion_tokens"},
+    "eval_control_answered": {"accuracy": "control_answered_accuracy"},
     "eval_grpo": {
         "accuracy": "grpo_accuracy",
         "completion_tokens": "grpo_completion_tokens",
+        "faithfulness": "faithfulness",
         "num_problems": "num_problems",
     },
 }
@@ -57,12 +60,14 @@ HEADLINE = {
     "ppo": "last_score",
     "grpo": "last_reward",
     "control": "train_loss",
+    "control_answered": "train_loss",
     "eval_base": "accuracy",
     "eval_draft": "hallucination",
     "eval_sft": "accuracy",
     "eval_dpo": "win_rate",
     "eval_ppo": "win_rate",
     "eval_control": "accuracy",
+    "eval_control_answered": "accuracy",
     "eval_grpo": "accuracy",
 }
 
@@ -81,14 +86,14 @@ def main(folder: Path, wall_seconds: float) -> None:
         seconds, memory = runs[name]["seconds"], max(runs[name]["peak_memory_mb"].values())
         table.add_row(name, f"{seconds:.1f}", f"{memory:,}", f"{HEADLINE[name]} {metrics[name][HEADLINE[name]]:,}")
     # The wall time holds the start-up of every process too; that of a run started again does not hold what went before.
-    total = round(max(wall_seconds, sum(run["seconds"] for run in runs.values())), 1)
+    total = round(max(wall_seconds, busy_seconds(runs.values())), 1)
     table.add_row("total", f"{total:.1f}", "", "", style="bold")
     Console().print(table)
 
     if "eval_grpo" in metrics:
         Console().print(accuracy_table(metrics))
-    memory = max(max(run["peak_memory_mb"].values()) for run in runs.values())
-    results = {"seconds_total": total, "peak_memory_mb": memory}
+        Console().print(f"how its thoughts came about: {folder / 'grpo' / 'thoughts.html'}", highlight=False)
+    results = {"seconds_total": total, "peak_memory_mb": memory_at_once(runs.values())}
     for name, names in REPEATED.items():
         if name in metrics:
             results.update({new: metrics[name][old] for old, new in names.items()})
@@ -98,6 +103,7 @@ def main(folder: Path, wall_seconds: float) -> None:
         facts = metrics["eval_sft"]["fact_accuracy_by_num_pages"]
         results.update({f"sft_facts_on_{count}_pages": accuracy for count, accuracy in facts.items()})
         results["over_refusal"] = metrics["eval_sft"]["fact_unknown_by_num_pages"][max(facts, key=int)]
+        results["sft_pass_at_8"] = metrics["eval_sft"]["pass_at"]["8"]
         chats = metrics["eval_sft"]["chat_accuracy"]
         results |= {
             "identity_accuracy": chats["identity"],
@@ -106,6 +112,8 @@ def main(folder: Path, wall_seconds: float) -> None:
             "tool_accuracy": chats["calculator"],
             "no_tool_accuracy": chats["no_tool"],
         }
+    if "eval_control_answered" in metrics:  # the better of the controls is the one to beat
+        results["control_accuracy"] = max(results["control_accuracy"], results["control_answered_accuracy"])
     if "control" in metrics:
         results.update({f"{name}_seconds": metrics[name]["train_seconds"] for name in ("grpo", "control")})
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
@@ -132,7 +140,8 @@ def compare(folders: list[Path]) -> None:
 
 def accuracy_table(metrics: dict) -> Table:
     """Accuracy on held-out problems by kind, and the tokens spent, for each model."""
-    evaluations = {name: metrics[f"eval_{name}"] for name in ("base", "sft", "control", "grpo")}
+    names = ("base", "sft", "control", "control_answered", "grpo")
+    evaluations = {name: metrics[f"eval_{name}"] for name in names if f"eval_{name}" in metrics}
     table = Table(title=f"{evaluations['grpo']['num_problems']} held-out problems, greedy", title_justify="left")
     table.add_column("right, %")
     for name in evaluations:

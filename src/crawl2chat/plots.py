@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from crawl2chat.pairs import wilson
+
 COLOURS = ("#b4552d", "#2d6cb4", "#3d8f5f", "#8a5bb0")
 
 
@@ -36,9 +38,12 @@ def calibration(bins: list[list[float]], title: str, file: str | Path) -> None:
         bins: rows of [mean probability, share that is right, pairs], as `pairs.preference_metrics` gives them.
     """
     sure, right, counts = zip(*bins)
-    # Two standard errors of a share: 2 sqrt(p (1 - p) / n), with one success and one failure added (Agresti and Coull).
-    shares = [(share * count + 1) / (count + 2) for share, count in zip(right, counts)]
-    errors = [2 * (share * (1 - share) / (count + 2)) ** 0.5 for share, count in zip(shares, counts)]
+    lows, highs = zip(*(wilson(share, count) for share, count in zip(right, counts)))
+    # At 0 and at 1 the interval ends there, and rounding must not put it beyond.
+    errors = [
+        [max(0.0, share - low) for share, low in zip(right, lows)],
+        [max(0.0, high - share) for share, high in zip(right, highs)],
+    ]
     with drawn(file, 5.0, 4.4) as axes:
         axes.plot([0.5, 1], [0.5, 1], color="#999999", linestyle="--", linewidth=1, label="can be believed")
         axes.errorbar(sure, right, errors, color=COLOURS[1], marker="o", capsize=2, linewidth=1, label="this judge")
