@@ -133,7 +133,7 @@ def main(config: ConversationsConfig) -> dict:
     tests = test_chats(config, random.Random(f"tests {config.seed}"), world, known, facts, test_facts, operands)
 
     out = Path(config.output_dir)
-    write_jsonl(out / "sft_train.jsonl", [{name: row[name] for name in ("kind", "messages", "tools")} for row in rows])
+    write_jsonl(out / "sft_train.jsonl", as_chats(rows))
     write_jsonl(out / "pairs_train.jsonl", pairs)
     write_jsonl(out / "pairs_test.jsonl", [chats.pair(rng, world, "test") for _ in range(3 * config.num_tests)])
     write_jsonl(out / "rlhf_train.jsonl", [{"prompt": r["messages"][:1], "kind": r["kind"]} for r in requests])
@@ -142,6 +142,10 @@ def main(config: ConversationsConfig) -> dict:
         for p in rl_problems
     ]
     write_jsonl(out / "rl_train.jsonl", prompts)
+    # The same with their answers and no working: what SFT, given these, comes to is a control of RL.
+    (out / "answered").mkdir(exist_ok=True)
+    answered = [chats.row("answered", chats.turn(p.question, f"The answer is {p.answer}.")) for p in rl_problems]
+    write_jsonl(out / "answered/sft_train.jsonl", as_chats(answered))
     problems = [{"question": p.question, "answer": str(p.answer), "kind": p.kind} for p in test_problems]
     write_jsonl(out / "test_problems.jsonl", problems)
     write_jsonl(out / "test_facts.jsonl", asked(test_facts))
@@ -237,6 +241,11 @@ def unique(draw: Callable[[], dict], count: int) -> list[dict]:
         if len(found) == count:
             break
     return list(found.values())
+
+
+def as_chats(rows: list[dict]) -> list[dict]:
+    """The rows without what they expect, which only tests have."""
+    return [{name: row[name] for name in ("kind", "messages", "tools")} for row in rows]
 
 
 def as_test(row: dict) -> dict:

@@ -9,10 +9,12 @@
 set -euo pipefail
 WARC=${1:+$(realpath "$1")}
 cd "$(dirname "$0")/.."
-# Passive: threads that wait for one another by spinning lose a factor of fifty when anything else wants a core.
-export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=true HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE
-# glibc hands every large tensor back to the system and takes the next one page by page; this keeps them.
-export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
+export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=true HF_HUB_OFFLINE=1
+# Threads wait for one another by spinning, but not for long: put to sleep at once they wake too late for steps this small, and
+# those that go on spinning lose much when anything else wants a core (docs/log.md).
+export GOMP_SPINCOUNT=100000
+# glibc hands every large tensor back to the system and takes the next one page by page; this keeps half a gigabyte of them.
+export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=536870912 MALLOC_TOP_PAD_=67108864
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)}
 
 SEED=${SEED:-0} TRUTH=
@@ -42,19 +44,32 @@ if [ -z "$WARC" ]; then
   train 02_sft/sft --model "$OUT/base" --chats "$CHATS" --num_train_epochs 2 --output_dir "$OUT/draft"
   stage 8_probe_knowledge --seed "$SEED" --model "$OUT/draft" --corpus "$OUT/4_corpus" --web "$OUT/0_web" --conversations "$CHATS" --output_dir "$OUT/8_probe"
   train 02_sft/sft --model "$OUT/base" --chats "$OUT/8_probe" --output_dir "$OUT/sft"
-  # What people prefer, by pairs and by a reward model; what can be checked, by its answer.
-  train 03_reward/reward --model "$OUT/sft" --pairs "$CHATS" --output_dir "$OUT/reward"
-  train 04_dpo/dpo --model "$OUT/sft" --pairs "$CHATS" --output_dir "$OUT/dpo"
-  train 05_ppo/ppo --model "$OUT/sft" --reward_model "$OUT/reward" --prompts "$CHATS" --output_dir "$OUT/ppo"
-  train 06_grpo/grpo --model "$OUT/sft" --prompts "$CHATS" --output_dir "$OUT/grpo"
-  train 02_sft/sft --model "$OUT/sft" --chats "$OUT/8_probe" --match_seconds_of "$OUT/grpo" --output_dir "$OUT/control"
 
-  evaluate base --base true --parts problems --max_new_tokens 104
-  evaluate draft --parts chats
-  evaluate sft --parts problems facts chats requests --reward_model "$OUT/reward"
-  evaluate dpo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
-  evaluate ppo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
-  evaluate control --parts problems
-  evaluate grpo --parts problems
+  # Two at a time, each on half of the cores: models this small gain little from a second thread (docs/log.md).
+  export OMP_NUM_THREADS=$(((OMP_NUM_THREADS + 1) / 2))
+  preferences() { # what people like better: by pairs, and by a reward model
+    evaluate base --base true --parts problems --max_new_tokens 104
+    evaluate draft --parts chats
+    train 03_reward/reward --model "$OUT/sft" --pairs "$CHATS" --output_dir "$OUT/reward"
+    train 04_dpo/dpo --model "$OUT/sft" --pairs "$CHATS" --output_dir "$OUT/dpo"
+    train 05_ppo/ppo --model "$OUT/sft" --reward_model "$OUT/reward" --prompts "$CHATS" --output_dir "$OUT/ppo"
+    evaluate sft --parts problems facts chats requests --samples 8 --reward_model "$OUT/reward"
+    evaluate dpo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
+    evaluate ppo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
+  }
+  problems() { # what can be checked: by its answer
+    train 06_grpo/grpo --model "$OUT/sft" --prompts "$CHATS" --output_dir "$OUT/grpo"
+    train 02_sft/sft --model "$OUT/sft" --chats "$OUT/8_probe" --match_seconds_of "$OUT/grpo" --output_dir "$OUT/control"
+    evaluate grpo --parts problems
+    evaluate control --parts problems
+  }
+  echo "Preference tuning runs beside the reinforcement learning on problems; what it says stands in $OUT/preferences.log."
+  set -m # a process group of its own, which ends with this script
+  preferences > "$OUT/preferences.log" 2>&1 &
+  trap "kill -- -$! 2> /dev/null || true" EXIT
+  set +m
+  problems
+  wait $! || { tail -n 20 "$OUT/preferences.log" >&2; exit 1; }
 fi
 python recipes/08_report/results.py "$OUT" --wall_seconds $SECONDS
+echo "the whole run on one page: $(python recipes/08_report/report.py "$OUT")"

@@ -11,6 +11,7 @@ prints all of it with the FLOPs, hours and money that the run will cost.
         --config recipes/01_pretrain/tiny.yaml --tokens outputs/tiny/6_tokens --output_dir outputs/tiny/base
 """
 
+import json
 import os
 import warnings
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainerCallback
 from crawl2chat import scaling
 from crawl2chat.chat import END_OF_TEXT, check_chat_tokens, load_tokenizer, start_chat_tokens
 from crawl2chat.muon import muon_adamw
-from crawl2chat.stage import StageError, bounded, run_stage
+from crawl2chat.stage import StageError, bounded, run_stage, write_atomically
 from crawl2chat.tokens import (
     DataPosition,
     TokenWindows,
@@ -191,7 +192,7 @@ class PretrainTrainer(Trainer):
 
 
 class SampleCallback(TrainerCallback):
-    """Continues the prompts greedily at every evaluation, and keeps the texts in `samples/`."""
+    """Continues the prompts greedily at every evaluation, and keeps the texts, and what could come next, in `samples/`."""
 
     def __init__(self, tokenizer, prompts: list[str], output_dir: str):
         self.tokenizer, self.prompts, self.folder = tokenizer, prompts, Path(output_dir, "samples")
@@ -199,9 +200,12 @@ class SampleCallback(TrainerCallback):
     def on_evaluate(self, args, state, control, model, **kwargs):
         # On every process, since each may hold a part of the weights only.
         texts = [continuation(model, self.tokenizer, prompt) for prompt in self.prompts]
+        likely = {prompt: next_tokens(model, self.tokenizer, prompt) for prompt in self.prompts}
         if state.is_world_process_zero and texts:
             self.folder.mkdir(exist_ok=True)
-            Path(self.folder, f"step-{state.global_step:06d}.txt").write_text("\n---\n".join(texts) + "\n")
+            file = Path(self.folder, f"step-{state.global_step:06d}.txt")
+            file.write_text("\n---\n".join(texts) + "\n")
+            write_atomically(file.with_suffix(".json"), json.dumps(likely))
 
 
 @torch.no_grad()
@@ -212,6 +216,19 @@ def continuation(model, tokenizer, prompt: str, max_new_tokens: int = 48) -> str
     output = model.generate(**ids, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     model.train(was_training)
     return tokenizer.decode(output[0], skip_special_tokens=True)
+
+
+@torch.no_grad()
+def next_tokens(model, tokenizer, prompt: str, number: int = 8) -> list[list]:
+    """The likeliest tokens after a prompt, each with its probability."""
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"].to(model.device)
+    was_training = model.training
+    model.eval()
+    found = torch.softmax(model(input_ids=ids).logits[0, -1].float(), -1).topk(number)
+    model.train(was_training)
+    return [
+        [tokenizer.decode([token]), round(p, 4)] for p, token in zip(found.values.tolist(), found.indices.tolist())
+    ]
 
 
 def corpus_tokens(config: PretrainConfig) -> int:

@@ -60,7 +60,7 @@ def load(config: ChatSFTConfig):
         raise StageError(
             f"{num_new} tokens of the chat template are new to {config.model}; `use_peft` cannot train them."
         )
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     return model, tokenizer
 

@@ -23,7 +23,7 @@ from crawl2chat.chat import load_model, load_tokenizer, split_thinking
 from crawl2chat.stage import StageError, bounded, parse
 from crawl2chat.tools import CALCULATOR, SEARCH, calls_in, run_call, toolbox
 
-HELP = "/model PATH talks to another model, /clear forgets the chat, /quit ends it."
+HELP = "/model NAME talks to another model, /clear forgets the chat, /quit ends it."
 TAGS = ("<think>", "</think>")
 MAX_CALLS = 3  # rounds of calls within one reply
 
@@ -94,10 +94,14 @@ class Chat:
         self.history: list[dict[str, str]] = []
         self.toolbox = toolbox(config.corpus or None) if config.tools or config.corpus else {}
         self.offered = [tool for tool in (CALCULATOR, SEARCH) if tool["function"]["name"] in self.toolbox]
+        self.folder = Path(config.model)
         self.load(config.model)
 
     def load(self, folder: str) -> None:
-        """Talks to the model of a folder from now on; if it cannot be loaded, the one before stays."""
+        """Talks to the model of a folder from now on, or of one beside the last; if it cannot be loaded, that one stays."""
+        beside = self.folder.parent / folder
+        if not Path(folder).is_dir() and beside.is_dir():
+            folder = str(beside)
         if not Path(folder).is_dir():
             raise StageError(f"there is no folder {folder}; name one that a training stage wrote.")
         tokenizer = load_tokenizer(folder)
@@ -105,6 +109,7 @@ class Chat:
             raise StageError(f"the tokenizer in {folder} has no chat template; 5_train_tokenizer.py saves one inside.")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model, self.tokenizer = load_model(folder, tokenizer).to(device).eval(), tokenizer
+        self.folder = Path(folder)
         self.history.clear()
         millions = self.model.num_parameters() / 1e6
         self.console.print(f"{folder}, {millions:.1f}M parameters. {HELP}", style="dim", highlight=False)

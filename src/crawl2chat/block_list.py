@@ -112,12 +112,12 @@ def compile_block_list(sources: list[str]) -> Path:
                 words[name] += [NO_WORD.sub("", line).lower() for line in lines if line[:1] not in ("", "#")]
         else:
             _add(list_files(source), hosts, urls)
-    for name, hashes in (("hosts", hosts), ("urls", urls)):
-        temporary = folder / f"{name}.npy.tmp"
-        with temporary.open("wb") as file:
-            np.save(file, np.unique(np.frombuffer(hashes, np.uint64)))
-        temporary.replace(folder / f"{name}.npy")
-    write_atomically(folder / "words.json", json.dumps({k: sorted(set(v)) for k, v in words.items()}))  # written last
+    with tempfile.TemporaryDirectory(dir=folder) as own:  # other processes may be compiling the same lists
+        for name, hashes in (("hosts", hosts), ("urls", urls)):
+            np.save(Path(own, f"{name}.npy"), np.unique(np.frombuffer(hashes, np.uint64)))
+        write_atomically(Path(own, "words.json"), json.dumps({k: sorted(set(v)) for k, v in words.items()}))
+        for name in ("hosts.npy", "urls.npy", "words.json"):  # the last one says that all are there
+            Path(own, name).replace(folder / name)
     return folder
 
 

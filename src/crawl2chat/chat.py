@@ -75,8 +75,18 @@ def load_tokenizer(folder: str | Path, for_chat: bool = False):
         reason = " ".join(str(error).split())[:200]
         raise StageError(f"{folder} holds no tokenizer that transformers can load: {reason}") from error
     if for_chat:
+        mark_known_template(tokenizer)
         check_template(tokenizer, folder)
     return tokenizer
+
+
+def mark_known_template(tokenizer) -> None:
+    """The template of a well-known model that does not mark what is trained becomes TRL's copy of it that does."""
+    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
+    if tokenizer.chat_template and not has_generation_markers(tokenizer.chat_template):
+        with suppress(ValueError):  # it is not known to TRL
+            tokenizer.chat_template = get_training_chat_template(tokenizer)
 
 
 def check_template(tokenizer, folder: str | Path) -> None:
@@ -94,17 +104,11 @@ def check_template(tokenizer, folder: str | Path) -> None:
 def give_template(tokenizer) -> int:
     """Gives the tokenizer of a base model that has no chat template ours, and the tokens for it that it lacks.
 
-    The template of a well-known model that does not mark what is trained becomes TRL's copy of it that does.
-
     Returns:
         how many tokens are new; the model's embedding needs as many more rows.
     """
-    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
-
     if tokenizer.chat_template:
-        if not has_generation_markers(tokenizer.chat_template):
-            with suppress(ValueError):  # it is not known to TRL
-                tokenizer.chat_template = get_training_chat_template(tokenizer)
+        mark_known_template(tokenizer)
         return 0
     tokenizer.chat_template = chat_template()
     before, vocabulary = len(tokenizer), tokenizer.get_vocab()
@@ -129,7 +133,7 @@ def load_model(folder: str | Path, tokenizer, **options):
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise StageError(f"{folder} holds no model that transformers can load: {reason}") from error
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = model.get_input_embeddings().num_embeddings  # of a weight that ZeRO-3 has split there is no shape
     if len(tokenizer) > rows:
         raise StageError(
             f"the tokenizer of {folder} has {len(tokenizer)} tokens but the model's embedding only {rows} rows; "

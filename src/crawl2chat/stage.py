@@ -19,11 +19,13 @@ and `run_stage` then
    file and rename. `run.yaml` is the done-marker: a folder without it is unfinished, and no later stage reads it.
 """
 
+import atexit
 import errno
 import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -31,12 +33,12 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from crawl2chat.machine import commit, hardware, largest_child_mb, peak_memory_mb, versions
-from crawl2chat.parsing import StageError, bounded, missing, parse, raise_all, resolved
+from crawl2chat.parsing import SECRETS, StageError, bounded, missing, parse, raise_all, resolved
 from crawl2chat.remote import RemoteFiles
 
 __all__ = [
@@ -60,10 +62,12 @@ STARTED = "started.yaml"
 LOCK = ".lock"
 # Never part of a folder's fingerprint: they hold times or the folder's own name, or are there only to resume from.
 VOLATILE = ("logs", "checkpoint-*", "runs", "metrics.json", "README.md", "funnel.html", "tokenizer.html")
+VOLATILE += ("thoughts.html", "report.html")
 VOLATILE += (DONE, STARTED, LOCK, "*.tmp")
 # Fields that do not change what a stage writes, so a rerun may differ in them and still be "up to date".
 SHOWN = {"disable_tqdm", "log_level", "log_level_replica", "report_to"}  # two of them default to the terminal's state
 NEUTRAL = {"output_dir", "logging_dir", "run_name", "num_workers", "local_rank", "push_to_hub"} | SHOWN
+NEUTRAL |= {"collapse_steps"}  # when it would be given up
 NEUTRAL |= {"executor", "partition", "time_limit", "memory_gb"}  # where it runs
 NEUTRAL |= {"estimate_for", "estimated_mfu", "dollars_per_hour"}  # what it may cost
 NEUTRAL |= {"requests_per_second", "max_tries", "stall_seconds"}  # how files are fetched, not which
@@ -104,6 +108,7 @@ def run_stage(
         paths += [path for path in named if isinstance(path, RemoteFiles)]
         facts = preflight(*configs)
         ours = {"stage": name, "config": config, "inputs": {str(path): fingerprint(path) for path in paths}}
+        ours["command"] = _command(argv if argv is not None else sys.argv[1:])
         ours["by_task"] = [str(path) for path in inputs_by_task(*configs)]
         if arguments.dry_run:
             plan = {"stage": name, "output": _standing(ours, arguments.overwrite), "plan": facts, "config": config}
@@ -125,9 +130,32 @@ def run_stage(
         code = 2
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # left open, gloo's threads abort the process at exit
+        if torch.distributed.get_world_size() > 1:
+            _leave(code)
+        torch.distributed.destroy_process_group()
     if code:
         sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends one of several processes without the interpreter's teardown, in which gloo's threads now and then abort it."""
+    if code == 0:
+        sys.modules["torch"].distributed.barrier()  # the others may still need this one
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _command(argv: list[str]) -> str:
+    """How this stage was started; secrets left out."""
+    shown, before = ["python", os.path.relpath(sys.argv[0])], ""
+    for word in argv:
+        flag, equals, _ = word.partition("=")
+        is_secret = equals and flag.removeprefix("--") in SECRETS
+        shown.append("***" if before.removeprefix("--") in SECRETS else f"{flag}=***" if is_secret else word)
+        before = word
+    return shlex.join(shown)
 
 
 def read_run(folder: str | Path) -> dict:
@@ -334,6 +362,7 @@ def _finish(ours: dict, main: Callable, configs: list) -> None:
     tasks = [json.loads(file.read_text())["peak_mb"] for file in (folder / "logs").glob("**/usage/*.json")]
     record = {
         "stage": ours["stage"],
+        "command": ours["command"],
         "seconds": round(seconds, 1),
         "peak_memory_mb": {
             "process": round(peak_memory_mb()),
