@@ -19,6 +19,20 @@ from crawl2chat import plots
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = {"GRPO": ("06_grpo/grpo.py", "06_grpo/tiny.yaml"), "PPO": ("05_ppo/ppo.py", "05_ppo/tiny_sums.yaml")}
 
+FIGURES = ("seconds", "accuracy", "last_reward")
+
+
+def arguments_of_two(documentation: str, output_dir: str) -> argparse.ArgumentParser:
+    """What every comparison of two trainings takes."""
+    parser = argparse.ArgumentParser(description=documentation.splitlines()[0])
+    parser.add_argument("--model", required=True, help="assistant to start from")
+    parser.add_argument("--prompts", required=True, help="folder of 7_build_conversations.py")
+    parser.add_argument("--output_dir", default=output_dir)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=None, help="instead of the recipe's")
+    parser.add_argument("--plot", type=Path, default=None, help="an .svg of the curves")
+    return parser
+
 
 def stage(script: str, *arguments) -> None:
     command = [sys.executable, ROOT / "recipes" / script, *arguments]
@@ -31,7 +45,7 @@ def trained(name: str, seed: int, given: argparse.Namespace) -> dict:
     """Curve of rewards, seconds of training and accuracy on held-out problems of one run."""
     script, config = RECIPES[name]
     out = Path(given.output_dir, f"{name.lower()}-{seed}")
-    more = given.ppo if name == "PPO" else []
+    more = [*(["--max_steps", given.steps] if given.steps else []), *(given.ppo if name == "PPO" else [])]
     stage(
         script, "--config", ROOT / "recipes" / config, "--model", given.model, "--prompts", given.prompts,
         "--seed", seed, "--save_strategy", "no", "--output_dir", out, *more,
@@ -43,16 +57,17 @@ def trained(name: str, seed: int, given: argparse.Namespace) -> dict:
     metrics = json.loads((out / "metrics.json").read_text())
     accuracy = json.loads(Path(f"{out}-eval", "metrics.json").read_text())["accuracy"]
     curve = [(row["step"], row.get("reward", row.get("score"))) for row in metrics["curve"]]
-    return {"seed": seed, "seconds": metrics["train_seconds"], "accuracy": accuracy, "curve": curve}
+    seconds = metrics["train_seconds"]
+    return {"seed": seed, "seconds": seconds, "accuracy": accuracy, "last_reward": curve[-1][1], "curve": curve}
 
 
-def summary(runs: list[dict]) -> dict:
+def summary(runs: list[dict], names: tuple[str, ...]) -> dict:
+    """The runs of all seeds, and of each figure the mean and the standard deviation."""
     found: dict = {"runs": runs}
-    for name in ("seconds", "accuracy"):
+    for name in names:
         values = [run[name] for run in runs]
         found[name] = round(mean(values), 4)
         found[f"{name}_spread"] = round(stdev(values), 4) if len(values) > 1 else None
-    found["last_reward"] = round(mean(run["curve"][-1][1] for run in runs), 4)
     return found
 
 
@@ -72,12 +87,7 @@ def plot(found: dict[str, dict], file: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="assistant to start from")
-    parser.add_argument("--prompts", required=True, help="folder of 7_build_conversations.py")
-    parser.add_argument("--output_dir", default="outputs/ppo_benchmark")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--plot", type=Path, default=None, help="an .svg of the curves")
+    parser = arguments_of_two(__doc__, "outputs/ppo_benchmark")
     parser.add_argument("--ppo", nargs=argparse.REMAINDER, default=[], help="flags of PPO, after all others")
     given = parser.parse_args()
     runs: dict[str, list[dict]] = {name: [] for name in RECIPES}
@@ -85,7 +95,7 @@ if __name__ == "__main__":
         for name in RECIPES:
             runs[name].append(trained(name, seed, given))
             sys.stderr.write(f"{name}, seed {seed}: {runs[name][-1]['accuracy']}, {runs[name][-1]['seconds']} s\n")
-    found = {name: summary(of_name) for name, of_name in runs.items()}
+    found = {name: summary(of_name, FIGURES) for name, of_name in runs.items()}
     if given.plot:
         plot(found, given.plot)
     sys.stdout.write(json.dumps(found) + "\n")

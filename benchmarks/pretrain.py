@@ -1,6 +1,7 @@
-"""Bits per byte after a fixed time of training on real text: our recipe, and nanochat beside it in turns.
+"""Bits per byte after a fixed time of training on real text: our recipe, and in turns a plain Trainer and nanochat.
 
     python benchmarks/pretrain.py --text folder/of/text --seconds 120 --seeds 3
+    python benchmarks/pretrain.py --text folder/of/text --seconds 120 --plain
     git clone https://github.com/karpathy/nanochat /tmp/nanochat && git -C /tmp/nanochat checkout 92d63d4
     python -m venv /tmp/nc && /tmp/nc/bin/pip install -c constraints.txt torch -r benchmarks/nanochat_requirements.txt
     python benchmarks/pretrain.py --text folder/of/text --seconds 120 --nanochat /tmp/nanochat \
@@ -9,11 +10,12 @@
 The folder holds `train.parquet` and `validation.parquet` with a column `text`. It prints one JSON line.
 
 Ours is `recipes/01_pretrain/two_cores.yaml`; the tokens that fit into the time are counted on a trial of some steps, so
-that the schedule is whole. nanochat trains depth 4 (7.3M parameters) for 300 steps of 8,192 tokens with its own
-tokenizer of 4,096. Seconds are those of the steps alone, the first three taken as the mean of the others, since both compile
-in them. Both are judged by one protocol: all of the validation text in its order, a token between documents, cut into
-windows of 256 tokens whose first tokens see nothing before them; the surprise of all tokens in bits by the bytes of the
-text.
+that the schedule is whole. The plain Trainer (`--plain`) has that model, that batch and bf16, and else what transformers
+gives: AdamW with its linear schedule, at 1e-3, nothing compiled. nanochat trains depth 4 (7.3M parameters) for 300 steps of
+8,192 tokens with its own tokenizer of 4,096. Seconds are those of the steps alone, the first three taken as the mean of the
+others, since both compile in them. All are judged by one protocol: all of the validation text in its order, a token between
+documents, cut into windows of 256 tokens whose first tokens see nothing before them; the surprise of all tokens in bits by
+the bytes of the text.
 """
 
 import argparse
@@ -69,6 +71,63 @@ def ours(tokens: Path, work: Path, seconds: float, seed: int, trial_tokens: int,
     found = train(f"ours-{seed}", "--total_tokens", round(seconds * trial["tokens_per_second"]))
     names = ("bits_per_byte", "parameters", "tokens", "tokens_per_second", "mfu")
     return {"seconds": round(found["tokens"] / found["tokens_per_second"], 1)} | {name: found[name] for name in names}
+
+
+def plain(tokens: Path, work: Path, seconds: float, seed: int, trial_tokens: int) -> dict:
+    """The model that `ours` has just trained, from its beginning, by a plain Trainer."""
+
+    def train(num_tokens: int) -> dict:
+        command = [sys.executable, __file__, "--text", tokens, "--train_plainly", work / f"ours-{seed}"]
+        command += ["--trial_tokens", num_tokens, "--seeds", seed]
+        ran = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        if ran.returncode:
+            sys.exit(f"the plain Trainer failed:\n{ran.stderr[-3000:]}")
+        return json.loads(ran.stdout.splitlines()[-1])
+
+    return train(round(seconds * train(trial_tokens)["tokens_per_second"]))
+
+
+def train_plainly(like: Path, tokens: Path, num_tokens: int, seed: int) -> None:
+    """Prints what a plain Trainer comes to with a model of that folder's shape and its batch; runs in its own process."""
+    import yaml
+    from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
+
+    from crawl2chat.chat import load_tokenizer
+    from crawl2chat.tokens import TokenWindows, bytes_per_token
+    from crawl2chat.training import Speed, bits_per_byte
+
+    theirs = yaml.safe_load((like / "run.yaml").read_text())["config"]
+    length, batch = theirs["sequence_length"], theirs["per_device_train_batch_size"]
+    per_step = theirs["tokens_per_step"]
+    tokenizer = load_tokenizer(tokens)
+    set_seed(seed)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(like))
+    speed = Speed(per_step, 6 * model.num_parameters(), 1.0)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder,
+            max_steps=num_tokens // per_step,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=per_step // (batch * length),
+            learning_rate=1e-3,
+            warmup_steps=20,
+            seed=seed,
+            bf16=theirs["bf16"],
+            use_cpu=True,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
+        windows = {
+            split: TokenWindows(tokens / split, length, tokenizer, num_embeddings=len(tokenizer))
+            for split in ("train", "validation")
+        }
+        Trainer(model, arguments, train_dataset=windows["train"], callbacks=[speed]).train()
+    rate, trained = speed.total()["tokens_per_second"], arguments.max_steps * per_step
+    found = bits_per_byte(model, windows["validation"], bytes_per_token(tokenizer))
+    figures = {"parameters": model.num_parameters(), "tokens": trained, "tokens_per_second": rate}
+    say(sys.stdout, {"seconds": round(trained / rate, 1), "bits_per_byte": round(found, 4)} | figures)
 
 
 def nanochat(text: Path, work: Path, folder: Path, python: str, dtype: str, seed: int) -> dict:
@@ -151,14 +210,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--vocab_size", type=int, default=4096)
     parser.add_argument("--trial_tokens", type=int, default=300_000, help="On which the speed is measured.")
+    parser.add_argument("--plain", action="store_true", help="A plain Trainer, too, with the same model.")
     parser.add_argument("--nanochat", type=Path, help="Its checkout.")
     parser.add_argument("--nanochat_python", help="Python of an environment that has what it needs.")
     parser.add_argument("--nanochat_dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--work", type=Path, help="Folder to keep; else a temporary one.")
     parser.add_argument("--evaluate", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--train_plainly", type=Path, help=argparse.SUPPRESS)
     arguments, more = parser.parse_known_args()
     if arguments.evaluate:
         return evaluate_nanochat(arguments.evaluate, arguments.text)
+    if arguments.train_plainly:
+        return train_plainly(arguments.train_plainly, arguments.text, arguments.trial_tokens, arguments.seeds)
 
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
@@ -169,6 +232,10 @@ def main() -> None:
                 found = ours(tokens, work, seconds, seed, arguments.trial_tokens, more)
                 runs.setdefault(f"ours_{seconds:g}", []).append(found)
                 say(sys.stderr, {"ours": found})
+                if arguments.plain:
+                    found = plain(tokens, work, seconds, seed, arguments.trial_tokens)
+                    runs.setdefault(f"plain_{seconds:g}", []).append(found)
+                    say(sys.stderr, {"plain": found})
             for dtype in arguments.nanochat_dtypes if arguments.nanochat else []:
                 found = nanochat(arguments.text, work, arguments.nanochat, arguments.nanochat_python, dtype, seed)
                 runs.setdefault(f"nanochat_{dtype}", []).append(found)
