@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, SMALL
 from tiny_warc import page, prose, record, write_warc
 
@@ -78,12 +79,50 @@ def test_our_half_of_the_pretraining_benchmark(path_folder, tmp_path):
         "--seeds",
         "1",
     ]
-    command += ["--vocab_size", "400", "--trial_tokens", "10000", "--max_passes", "1000"]
+    command += ["--vocab_size", "400", "--trial_tokens", "10000", "--max_passes", "1000", "--plain"]
     command += ["--per_device_train_batch_size", "8", "--bf16", "false", "--torch_compile", "false", *map(str, SMALL)]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)["ours_1"]
+    found, plain = (json.loads(ran.stdout)[name] for name in ("ours_1", "plain_1"))
+    assert plain["parameters"] == found["parameters"] and 0 < plain["bits_per_byte"] < 8
     assert 0.2 < found["seconds"] < 5 and found["tokens"] % 512 == 0
     assert found["tokens_per_second"] == pytest.approx(found["tokens"] / found["seconds"], rel=0.5)
     low, high = found["bits_per_byte_spread"]
     assert 0 < low <= found["bits_per_byte"] <= high < 4 and 0 < found["mfu"] < 2
+
+
+def test_products(capsys, monkeypatch):
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    monkeypatch.setattr(sys, "argv", ["products.py"])
+    runpy.run_path(str(ROOT / "benchmarks" / "products.py"), run_name="__main__")
+    torch.backends.mkldnn.matmul.fp32_precision = before
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 and lines[-1].startswith("| attention, ms |")
+    assert all(float(cell) > 0 for line in lines[4:] for cell in line.split("|")[2:4])
+
+
+def trained_beside(benchmark: str, folder, tmp_path, *more) -> dict:
+    """What a benchmark of RL prints, of two short trainings of one seed."""
+    given = ["--model", folder / "base", "--prompts", folder / "7_conversations", "--seeds", 1]
+    given += ["--output_dir", tmp_path / "runs", "--plot", tmp_path / "curves.svg", *more]
+    command = [sys.executable, ROOT / "benchmarks" / benchmark, *given]
+    ran = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+    return json.loads(ran.stdout)
+
+
+def test_rollouts_beside_trl(path_folder, tmp_path):
+    """Both recipes train, their checkpoints are judged, and the ratio is that of what they took."""
+    more = ["--steps", 2, "--save_steps", 1, "--accuracy", 0]
+    found = trained_beside("rollouts.py", path_folder, tmp_path, *more)
+    ours, theirs = found["ours"][0], found["trl"][0]
+    assert len(ours["curve"]) == len(theirs["curve"]) == 2 and ours["curve"][0][0] < ours["curve"][1][0]
+    assert ours["seconds_to_accuracy"] == ours["curve"][0][0]  # everything is at least 0
+    ratio = ours["completions_per_second"] / theirs["completions_per_second"]
+    assert found["completions_per_second_ratio"] == pytest.approx(ratio, abs=0.01)
+    assert "trl grpo" in (tmp_path / "curves.svg").read_text()
+
+
+def test_ppo_beside_grpo(path_folder, tmp_path):
+    found = trained_beside("ppo.py", path_folder, tmp_path, "--steps", 4)
+    assert {"GRPO", "PPO"} == set(found) and all(of["seconds"] > 0 and len(of["runs"]) == 1 for of in found.values())
+    assert "stroke: #" in (tmp_path / "curves.svg").read_text()

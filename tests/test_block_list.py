@@ -95,6 +95,21 @@ def test_a_compilation_cut_short_is_made_again(tmp_path):
     assert BlockList(compile_block_list([str(tmp_path / "hosts.txt")])).reason("http://bad.test/") == ""
 
 
+def test_another_process_compiles_the_same_meanwhile(tmp_path, monkeypatch):
+    (tmp_path / "hosts.txt").write_text(LINES)
+    unique = np.unique
+
+    def meanwhile(hashes):
+        monkeypatch.setattr(np, "unique", unique)
+        compile_block_list([str(tmp_path / "hosts.txt")])
+        return unique(hashes)
+
+    monkeypatch.setattr(np, "unique", meanwhile)
+    folder = compile_block_list([str(tmp_path / "hosts.txt")])
+    assert {file.name for file in folder.iterdir()} == {"hosts.npy", "urls.npy", "words.json"}
+    assert BlockList(folder).reason("http://bad.test/") == "blocked_host"
+
+
 @pytest.mark.filterwarnings("ignore:The .registered_domain. property")
 def test_words_decide_as_datatrove_does(tmp_path, monkeypatch):
     """The words that datatrove brings; the hosts are few, so that the test is quick."""

@@ -6,6 +6,7 @@ pytest tests/test_chat.py
 import importlib.util
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -264,6 +265,15 @@ def test_commands(chat, folder, monkeypatch):
     playground.main(chat.config)
     assert chat.model is not before
     assert chat.history == []
+
+
+def test_a_stage_beside_the_last_one_goes_by_its_name(chat, folder, tmp_path):
+    for name in ("grpo", "sft"):
+        shutil.copytree(folder, tmp_path / name)
+    chat.load(str(tmp_path / "grpo"))
+    chat.load("sft")
+    assert chat.folder == tmp_path / "sft"
+    assert f"{tmp_path / 'sft'}, " in chat.console.file.getvalue().replace("\n", "")
 
 
 def test_a_model_that_fails_to_load_changes_nothing(chat):

@@ -122,6 +122,14 @@ def test_rl_sees_every_kind_and_no_working(path_folder):
         assert set(row) == {"prompt", "answer", "kind"} and row["answer"].isdigit()
 
 
+def test_a_control_is_shown_the_answers_of_rl_and_no_working(path_folder):
+    answered, prompts = rows(path_folder, "answered/sft_train"), rows(path_folder, "rl_train")
+    assert [row["messages"][:-1] for row in answered] == [row["prompt"] for row in prompts]
+    replies = [row["messages"][-1] for row in answered]
+    assert [reply["content"] for reply in replies] == [f"The answer is {row['answer']}." for row in prompts]
+    assert not any(reply.get("reasoning_content") for reply in replies)
+
+
 def test_test_operands_occur_in_no_training_text(path_folder):
     seen = set()
     for file in (path_folder / "4_corpus").glob("*/*.parquet"):

@@ -3,7 +3,6 @@
 pytest tests/test_executors.py
 """
 
-import gzip
 import json
 import multiprocessing
 import os
@@ -25,9 +24,7 @@ from tiny_warc import page, prose, record, write_warc
 
 import crawl2chat.executors
 from crawl2chat.executors import ClusterConfig, WholeFiles, run_pipeline
-from crawl2chat.pages import DroppedPages
 from crawl2chat.stage import StageError, read_run
-from crawl2chat.warc import WarcPages
 
 FILTER = "data_processing/2_filter_pages.py"
 DEDUPLICATE = "data_processing/3_deduplicate.py"
@@ -376,22 +373,6 @@ def test_nothing_is_left_after_a_filter(crawl, expected):
 
 
 # -------------------------------------------------------------------------------------------------------------- costs
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what of a file is in memory")
-def test_memory_does_not_grow_with_the_file(tmp_path):
-    def in_memory() -> int:
-        return int(re.search(r"RssFile:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
-
-    noise = record("http://a.test/", os.urandom(2**20), status=404)
-    with (tmp_path / "large.warc.gz").open("wb") as file:
-        file.writelines(gzip.compress(noise, compresslevel=0) for _ in range(120))
-        file.writelines(gzip.compress(record(f"http://a.test/{i}", page(prose(i)))) for i in range(2))
-    reader = WarcPages([tmp_path / "large.warc.gz"], tmp_path, DroppedPages(tmp_path, "read", 0))
-    before, seen = in_memory(), []
-    for _ in reader.run():
-        seen.append(in_memory())
-    assert len(seen) == 2 and max(seen) < before + 60
 
 
 def test_costs_of_a_crawl(expected):

@@ -127,16 +127,33 @@ def test_ppo_on_two_processes(config, guesser, tmp_path):
     """Policy and value model are one engine: both learn, and both are written whole."""
     arguments = [
         "--config", "recipes/05_ppo/tiny_sums.yaml", "--model", guesser / "guesser", "--prompts", guesser / "guesses",
-        "--per_device_train_batch_size", 8, "--max_completion_length", 8, "--learning_rate", 3e-3,
-        "--value_learning_rate", 3e-3, "--max_steps", 12, "--logging_steps", 2, "--output_dir", tmp_path / "ppo",
+        "--per_device_train_batch_size", 8, "--max_completion_length", 8, "--learning_rate", 1.5e-3,
+        "--value_learning_rate", 3e-3, "--max_steps", 32, "--logging_steps", 2, "--output_dir", tmp_path / "ppo",
+        "--lr_scheduler_type", "constant_with_warmup",
         "--ddp_backend", "gloo", "--use_cpu", "true" if config == "ddp" else "false",
     ]  # fmt: skip
     ended(launch(config, *arguments, script="recipes/05_ppo/ppo.py"))
     found = metrics(tmp_path / "ppo")
-    assert found["steps"] == 12 and found["last_score"] > found["first_score"] + 0.1
+    assert found["steps"] == 32 and found["last_score"] > found["first_score"] + 0.1
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "ppo").num_parameters()
     values = load_file(tmp_path / "ppo/value_model/model.safetensors")
     assert values["score.weight"].numel() == values["model.norm.weight"].numel()
+
+
+@pytest.mark.parametrize("config", ["ddp", "zero2", "zero3"])
+def test_grpo_on_two_processes(config, guesser, tmp_path):
+    """Groups are shared among processes; with ZeRO-3 the weights are gathered for TRL's own generation."""
+    arguments = [
+        "--config", "recipes/06_grpo/tiny.yaml", "--model", guesser / "guesser", "--prompts", guesser / "guesses",
+        "--per_device_train_batch_size", 8, "--max_completion_length", 8, "--learning_rate", 1.5e-3, "--inspect_steps", 0,
+        "--max_steps", 24, "--logging_steps", 2, "--save_strategy", "no", "--output_dir", tmp_path / "grpo",
+        "--rewards", "crawl2chat.rewards.correct", "--lr_scheduler_type", "constant_with_warmup",
+        "--ddp_backend", "gloo", "--use_cpu", "true" if config == "ddp" else "false",
+    ]  # fmt: skip
+    ended(launch(config, *arguments, script="recipes/06_grpo/grpo.py"))
+    found = metrics(tmp_path / "grpo")
+    assert found["steps"] == 24 and found["last_reward"] > found["first_reward"] + 0.1, found["curve"]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "grpo").num_parameters()
 
 
 def test_a_config_that_is_not_followed_is_refused(path_folder, tmp_path):

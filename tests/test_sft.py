@@ -150,14 +150,8 @@ def test_tool_calls_are_checked(call, is_whole, tokenizer):
 
 
 def test_no_chats(path_folder, tmp_path, capsys, tokenizer):
-    given = [
-        "--config",
-        ROOT / "recipes/02_sft/tiny.yaml",
-        "--model",
-        path_folder / "base",
-        "--output_dir",
-        tmp_path / "o",
-    ]
+    given = ["--config", ROOT / "recipes/02_sft/tiny.yaml", "--model", path_folder / "base"]
+    given += ["--output_dir", tmp_path / "o"]
     assert "sft_train.jsonl does not exist" in refusal(capsys, SFT, *given, "--chats", tmp_path)
     (tmp_path / "sft_train.jsonl").write_text('{"text": "Once."}\n')
     assert "has no column `messages`" in refusal(capsys, SFT, *given, "--chats", tmp_path)

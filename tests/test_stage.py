@@ -94,6 +94,7 @@ def test_a_run_leaves_metrics_and_record(stage, tmp_path, text):
     assert record["seconds"] >= 0 and record["peak_memory_mb"]["process"] > 10
     assert record["versions"]["python"].startswith("3.")
     assert "hf_secret" not in (out / "run.yaml").read_text()
+    assert record["command"].startswith("python ") and record["command"].endswith("--hub_token '***'")
 
 
 def test_memory_is_that_of_the_process_alone():
@@ -108,7 +109,7 @@ def test_no_secret_while_it_runs(stage, tmp_path):
         assert "hf_secret" not in (tmp_path / "out" / "started.yaml").read_text()
         return {}
 
-    stage("--hub_token", "hf_secret", main=main)
+    stage("--hub_token=hf_secret", main=main)
 
 
 def test_run_yaml_is_written_last(stage, tmp_path, monkeypatch):

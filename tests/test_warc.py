@@ -4,7 +4,10 @@ pytest tests/test_warc.py
 """
 
 import gzip
+import os
+import re
 import zlib
+from pathlib import Path
 
 import brotli
 import pytest
@@ -12,9 +15,10 @@ import zstandard
 from tiny_warc import info, member, page, prose, record
 
 from crawl2chat.bodies import MAX_PAGE_BYTES, TooLarge, decode_body, decode_text
+from crawl2chat.pages import DroppedPages
 from crawl2chat.reading import Damage
 from crawl2chat.stage import StageError
-from crawl2chat.warc import check_warc, page_of, read_records
+from crawl2chat.warc import WarcPages, check_warc, page_of, read_records
 
 URLS = [f"http://site{i}.test/" for i in range(6)]
 RECORDS = [record(url, page(prose(i))) for i, url in enumerate(URLS)]
@@ -217,3 +221,19 @@ def test_what_is_a_page(status, headers, body, reason):
     document, why, damage = page_of(found, "x")
     assert why == reason and bool(damage) == (reason == "damaged_body")
     assert document.metadata["url"] == "http://a.test/" and bool(document.text) == (reason == "")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what of a file is in memory")
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    def in_memory() -> int:
+        return int(re.search(r"RssFile:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+
+    noise = record("http://a.test/", os.urandom(2**20), status=404)
+    with (tmp_path / "large.warc.gz").open("wb") as file:
+        file.writelines(gzip.compress(noise, compresslevel=0) for _ in range(120))
+        file.writelines(gzip.compress(record(f"http://a.test/{i}", page(prose(i)))) for i in range(2))
+    reader = WarcPages([tmp_path / "large.warc.gz"], tmp_path, DroppedPages(tmp_path, "read", 0))
+    before, seen = in_memory(), []
+    for _ in reader.run():
+        seen.append(in_memory())
+    assert len(seen) == 2 and max(seen) < before + 60
