@@ -22,6 +22,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from crawl2chat.muon import muon_adamw
+from crawl2chat.stage import leave
 
 pytestmark = pytest.mark.slow
 
@@ -176,7 +177,7 @@ def fsdp2_worker(rank: int, file: str, folder: str) -> None:
         weights[name] = parameter.full_tensor().detach().clone()
     if rank == 0:
         torch.save(weights, folder)
-    torch.distributed.destroy_process_group()
+    leave(0)
 
 
 def small_model() -> Qwen3ForCausalLM:

@@ -131,13 +131,13 @@ def run_stage(
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         if torch.distributed.get_world_size() > 1:
-            _leave(code)
+            leave(code)
         torch.distributed.destroy_process_group()
     if code:
         sys.exit(code)
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
     """Ends one of several processes without the interpreter's teardown, in which gloo's threads now and then abort it."""
     if code == 0:
         sys.modules["torch"].distributed.barrier()  # the others may still need this one
