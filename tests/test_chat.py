@@ -6,9 +6,11 @@ pytest tests/test_chat.py
 import importlib.util
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +21,7 @@ from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from crawl2chat.conversation import MAX_CALLS, Piece, Reader, sampled_from, stream
 from crawl2chat.stage import StageError, parse
 from crawl2chat.tools import CALCULATOR, toolbox
 
@@ -93,65 +96,92 @@ def talk(folder, monkeypatch, capsys):
     return run
 
 
-def streamed(tokenizer, completion: str, thinking: bool = False) -> tuple[list[str], str]:
-    """What a reply prints after each token, and in all."""
-    file = io.StringIO()
-    reply = playground.Reply(Console(file=file), tokenizer, thinking)
-    reply.put(torch.tensor([[0, 1, 2]]))  # the prompt, which is not shown
-    steps = []
-    for token in tokenizer(completion)["input_ids"]:
-        reply.put(torch.tensor([token]))
-        steps.append(file.getvalue())
-    reply.end()
-    return steps, file.getvalue()
+def read(tokenizer, *ids: int, thinking: bool = False) -> list[str]:
+    """What a reply of these tokens is read as, after each of them: `kind: text`, as one string."""
+    reader, pieces, steps = Reader(tokenizer, thinking), [], []
+    for token in ids:
+        pieces += reader.read(token, 0.5)
+        steps.append(written(pieces))
+    return [*steps, written([*pieces, *reader.rest()])]
 
 
-# Streaming
+def written(pieces: list[Piece]) -> str:
+    kinds = [piece.kind for i, piece in enumerate(pieces) if not i or piece.kind != pieces[i - 1].kind]
+    runs = ["".join(piece.text for piece in group) for _, group in groupby(pieces, key=lambda piece: piece.kind)]
+    return "\n".join(f"{kind}: {run}" for kind, run in zip(kinds, runs, strict=True))
+
+
+# Reading a reply
 
 
 def test_thinking_stands_apart(tokenizer):
-    assert streamed(tokenizer, "<think>4+5=9</think>\nIt is 9.")[1] == "thinking: 4+5=9\nanswer: It is 9.\n"
-    assert streamed(tokenizer, "4+5=9</think>9", thinking=True)[1] == "thinking: 4+5=9\nanswer: 9\n"
-    assert streamed(tokenizer, "Hello!")[1] == "answer: Hello!\n"
+    def whole(text, **options):
+        return read(tokenizer, *tokenizer(text)["input_ids"], **options)[-1]
 
-
-def test_thinking_is_dimmed(tokenizer):
-    file = io.StringIO()
-    reply = playground.Reply(Console(file=file, force_terminal=True), tokenizer, False)
-    reply.put(torch.tensor([[0]]))
-    reply.put(torch.tensor(tokenizer("<think>why</think>so<|im_end|>")["input_ids"]))
-    reply.end()
-    assert "\x1b[2;3mwhy\x1b[0m" in file.getvalue()
-    assert "\x1b[0mso" in file.getvalue()
-    assert "im_end" not in file.getvalue()
+    assert whole("<think>4+5=9</think>It is 9.") == "thinking: 4+5=9\nanswer: It is 9."
+    assert whole("4+5=9</think>9", thinking=True) == "thinking: 4+5=9\nanswer: 9"
+    assert whole("Hello!") == "answer: Hello!"
+    assert whole("So <tool_call>{}</tool_call>it is") == "answer: So \ncall: {}\nanswer: it is"
 
 
 def test_every_token_is_shown_at_once(tokenizer):
-    steps, _ = streamed(tokenizer, "abc")
-    assert steps == ["answer: a", "answer: ab", "answer: abc"]
+    assert read(tokenizer, *tokenizer("abc")["input_ids"]) == ["answer: a", "answer: ab", "answer: abc", "answer: abc"]
 
 
 def test_half_characters_and_half_tags_wait(tokenizer):
-    steps, _ = streamed(tokenizer, "aé")
-    assert steps == ["answer: a", "answer: a", "answer: aé"]
+    assert read(tokenizer, *tokenizer("aé")["input_ids"]) == ["answer: a", "answer: a", "answer: aé", "answer: aé"]
     # a tag that is not one token, as in models that never saw it
-    letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "a<think>b</think>c < d"]
-    file = io.StringIO()
-    reply = playground.Reply(Console(file=file), tokenizer, False)
-    reply.put(torch.tensor([[0]]))
-    for letter in filter(None, letters):
-        reply.put(torch.tensor([letter]))
-        assert "<t" not in file.getvalue() and "</" not in file.getvalue()
-    reply.end()
-    assert file.getvalue().startswith("answer: a\nthinking: b\nanswer: c<d")
+    letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "a<think>b</think>c<d"]
+    steps = read(tokenizer, *letters)
+    assert not any("<t" in step or "</" in step for step in steps)
+    assert steps[-1] == "answer: a\nthinking: b\nanswer: c<d"
+    assert read(tokenizer, tokenizer.convert_tokens_to_ids("<"))[0] == "" != read(tokenizer, *letters[:2])[-1]
 
 
-def test_long_lines_and_brackets_stay_as_they_are(tokenizer):
-    text = "[bold]" + "word " * 60 + "end"
-    assert streamed(tokenizer, text)[1] == f"answer: {text}\n"
+def test_a_token_brings_its_probability(tokenizer):
+    (piece,) = Reader(tokenizer).read(tokenizer("a")["input_ids"][0], 0.25)
+    assert piece == Piece("answer", "a", 0.25)
+
+
+def test_tokens_come_one_by_one_as_generate_would_write_them(folder):
+    model = Qwen3ForCausalLM.from_pretrained(folder).eval()
+    prompt = [65, 66, 67]
+    whole = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, 3:].tolist()
+    found = list(stream(model, prompt, 12))
+    assert [token for token, _ in found] == whole
+    with torch.no_grad():
+        odds = model(torch.tensor([[*prompt, *whole]])).logits[0].softmax(-1)
+    assert torch.allclose(
+        torch.tensor([share for _, share in found]),
+        torch.stack([odds[2 + i, token] for i, token in enumerate(whole)]),
+        atol=1e-5,
+    )
+    model.generation_config.eos_token_id = whole[4]
+    assert [token for token, _ in stream(model, prompt, 12)] == whole[: whole.index(whole[4]) + 1]
+
+
+def test_top_p_leaves_the_fewest_that_are_as_likely():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    assert sampled_from(logits, 1.0, 0.8).tolist() == pytest.approx([0.625, 0.375, 0, 0])
+    assert sampled_from(logits, 1.0, 0.81).tolist() == pytest.approx([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0])
+    assert sampled_from(logits, 1.0, 0.01).tolist() == [1, 0, 0, 0]
+    assert sampled_from(logits, 0.0).tolist() == [1, 0, 0, 0]
+    warm = sampled_from(logits, 2.0)
+    assert warm.tolist() == pytest.approx((logits.exp().sqrt() / logits.exp().sqrt().sum()).tolist())
 
 
 # The conversation
+
+
+def test_thinking_is_dimmed_and_text_stays_as_it_is(chat):
+    chat.console = Console(file=io.StringIO(), force_terminal=True)
+    answer = "[bold]" + "word " * 4 + "end"
+    chat.says = f"<think>why</think>\n{answer}<|im_end|>"
+    chat.reply("Hello")
+    shown = chat.console.file.getvalue()
+    assert "\x1b[2;3mw\x1b[0m\x1b[2;3mh" in shown
+    plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
+    assert plain == f"thinking: why\nanswer: {answer}\n"
 
 
 def test_a_chat_of_two_turns(talk):
@@ -174,16 +204,12 @@ def chat(folder, monkeypatch):
     config = playground.ChatConfig(model=str(folder), max_new_tokens=32)
     chat = playground.Chat(config, Console(file=io.StringIO()))
 
-    def generate(input_ids, streamer, **options):
-        chat.saw = chat.tokenizer.decode(input_ids[0])
-        reply = chat.tokenizer(chat.says, return_tensors="pt")["input_ids"]
-        streamer.put(input_ids)
-        for token in reply[0]:
-            streamer.put(token[None])
-        streamer.end()
-        return torch.cat([input_ids, reply], dim=1)
+    def says(model, ids, max_new_tokens, *sampling):
+        chat.saw = chat.conversation.tokenizer.decode(ids)
+        for token in chat.conversation.tokenizer(chat.says)["input_ids"]:
+            yield token, 0.5
 
-    monkeypatch.setattr(chat.model, "generate", generate)
+    monkeypatch.setattr("crawl2chat.conversation.stream", says)
     return chat
 
 
@@ -193,27 +219,27 @@ def test_history_is_kept_without_its_thinking(chat):
     chat.reply("Sure?")
     assert "What is 4 + 5?<|im_end|>\n<|im_start|>assistant\n9<|im_end|>\n<|im_start|>user\nSure?" in chat.saw
     assert "think" not in chat.saw
-    assert [message["role"] for message in chat.history] == ["user", "assistant"] * 2
+    assert [message["role"] for message in chat.conversation.history] == ["user", "assistant"] * 2
 
 
 def test_a_called_tool_runs_and_is_shown(chat, monkeypatch):
-    monkeypatch.setattr(chat.model.config, "max_position_embeddings", 2048)  # room for every round
-    chat.toolbox, chat.offered = toolbox(), [CALCULATOR]
+    monkeypatch.setattr(chat.conversation.model.config, "max_position_embeddings", 2048)  # room for every round
+    chat.conversation.toolbox, chat.conversation.offered = toolbox(), [CALCULATOR]
     chat.says = '<tool_call>{"name": "calculator", "arguments": {"expression": "2 + 3"}}</tool_call>'
     chat.reply("What is 2 + 3?")  # it calls again and again, and is stopped
-    roles = [message["role"] for message in chat.history]
-    assert roles == ["user", *["assistant", "tool"] * playground.MAX_CALLS, "assistant"]
-    assert {message["content"] for message in chat.history if message["role"] == "tool"} == {"5"}
-    assert chat.console.file.getvalue().count("tool: 5\n") == playground.MAX_CALLS
+    roles = [message["role"] for message in chat.conversation.history]
+    assert roles == ["user", *["assistant", "tool"] * MAX_CALLS, "assistant"]
+    assert {message["content"] for message in chat.conversation.history if message["role"] == "tool"} == {"5"}
+    assert chat.console.file.getvalue().count("tool: 5\n") == MAX_CALLS
     chat.says = "It is 5."
     chat.reply("So?")
-    assert chat.history[-1]["content"] == "It is 5." and "<|im_start|>tool\n5<|im_end|>" in chat.saw
+    assert chat.conversation.history[-1]["content"] == "It is 5." and "<|im_start|>tool\n5<|im_end|>" in chat.saw
 
 
 def test_without_tools_nothing_runs(chat):
     chat.says = '<tool_call>{"name": "calculator", "arguments": {"expression": "2 + 3"}}</tool_call>'
     chat.reply("What is 2 + 3?")
-    assert [message["role"] for message in chat.history] == ["user", "assistant"]
+    assert [message["role"] for message in chat.conversation.history] == ["user", "assistant"]
 
 
 def test_tools_are_offered_as_asked(folder, tmp_path):
@@ -226,14 +252,15 @@ def test_tools_are_offered_as_asked(folder, tmp_path):
     ):
         config = playground.ChatConfig(model=str(folder), **given)
         chat = playground.Chat(config, Console(file=io.StringIO()))
-        assert list(chat.toolbox) == [tool["function"]["name"] for tool in chat.offered] == names
+        offered = [tool["function"]["name"] for tool in chat.conversation.offered or []]
+        assert list(chat.toolbox) == offered == names
 
 
 def test_a_thought_that_never_ends_is_no_answer(chat):
     chat.says = "<think>" + "4" * 31
     chat.reply("What is 4 + 5?")
-    assert chat.history[-1]["content"] == ""
-    assert "(cut at --max_new_tokens 32)" in chat.console.file.getvalue()
+    assert chat.conversation.history[-1]["content"] == ""
+    assert "(cut at 32 tokens; --max_new_tokens allows more)" in chat.console.file.getvalue()
 
 
 def test_old_turns_make_room_for_new_ones(chat):
@@ -244,7 +271,7 @@ def test_old_turns_make_room_for_new_ones(chat):
     assert chat.saw.startswith("<|im_start|>user")
     with pytest.raises(StageError, match=r"the message is 3[0-9][0-9] tokens long and the model takes 224"):
         chat.reply("x" * 300)
-    assert len(chat.history) < 20
+    assert len(chat.conversation.history) < 20
 
 
 def test_commands(chat, folder, monkeypatch):
@@ -253,18 +280,18 @@ def test_commands(chat, folder, monkeypatch):
     chat.says = "9"
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n/clear\n/nonsense\n"))
     playground.main(chat.config)
-    assert chat.history == []
+    assert chat.conversation.history == []
     assert playground.HELP in chat.console.file.getvalue().splitlines()[-1]
 
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n/quit\nHello\n"))
     playground.main(chat.config)
-    assert len(chat.history) == 2
+    assert len(chat.conversation.history) == 2
 
-    before = chat.model
+    before = chat.conversation.model
     monkeypatch.setattr("sys.stdin", io.StringIO(f"/model {folder}\n"))
     playground.main(chat.config)
-    assert chat.model is not before
-    assert chat.history == []
+    assert chat.conversation.model is not before
+    assert chat.conversation.history == []
 
 
 def test_a_stage_beside_the_last_one_goes_by_its_name(chat, folder, tmp_path):
@@ -279,11 +306,11 @@ def test_a_stage_beside_the_last_one_goes_by_its_name(chat, folder, tmp_path):
 def test_a_model_that_fails_to_load_changes_nothing(chat):
     chat.says = "9"
     chat.reply("Hello")
-    before = chat.model
+    before = chat.conversation.model
     with pytest.raises(StageError, match="there is no folder nowhere"):
         chat.load("nowhere")
-    assert chat.model is before
-    assert len(chat.history) == 2
+    assert chat.conversation.model is before
+    assert len(chat.conversation.history) == 2
 
 
 # Bad folders: one clear sentence, a non-zero exit code

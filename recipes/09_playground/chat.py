@@ -8,7 +8,6 @@ shown to the model again, as in training. With `--tools true` it may call a calc
 outputs/tiny/4_corpus` a search over what it has read, too; calls and what they give are shown.
 """
 
-import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +16,15 @@ import torch
 import transformers
 from rich.console import Console
 from transformers import set_seed
-from transformers.generation.streamers import BaseStreamer
 
-from crawl2chat.chat import load_model, load_tokenizer, split_thinking
+from crawl2chat.chat import load_model, load_tokenizer
+from crawl2chat.conversation import Conversation
 from crawl2chat.stage import StageError, bounded, parse
-from crawl2chat.tools import CALCULATOR, SEARCH, calls_in, run_call, toolbox
+from crawl2chat.tools import toolbox
 
 HELP = "/model NAME talks to another model, /clear forgets the chat, /quit ends it."
-TAGS = ("<think>", "</think>")
-MAX_CALLS = 3  # rounds of calls within one reply
+LABELS = {"result": "tool"}
+STYLES = {"thinking": "dim italic", "call": "dim", "result": "dim", "cut": "dim"}
 
 
 @dataclass
@@ -38,62 +37,12 @@ class ChatConfig:
     seed: int = bounded(0, "Seed of the sampling.", low=0)
 
 
-class Reply(BaseStreamer):
-    """Prints a reply token by token. Holds back what may yet become a tag or a character of several tokens."""
-
-    def __init__(self, console: Console, tokenizer, thinking: bool):
-        self.console, self.tokenizer = console, tokenizer
-        self.thinking = thinking  # some templates open the thought in the prompt
-        self.ids: list[int] | None = None
-        self.text, self.num_shown, self.label = "", 0, None
-
-    def put(self, ids: torch.Tensor) -> None:
-        if self.ids is None:  # the prompt comes first
-            self.ids = []
-            return
-        self.ids += ids.flatten().tolist()
-        self.text = self.tokenizer.decode(self.ids, skip_special_tokens=True)
-        self._show(len(self.text) - _num_open(self.text))
-
-    def end(self) -> None:
-        self._show(len(self.text))
-        self.console.print()
-
-    def _show(self, end: int) -> None:
-        for piece in re.split("(</?think>)", self.text[self.num_shown : end]):
-            if piece in TAGS:
-                self.thinking = piece == "<think>"
-            else:
-                self._print(piece)
-        self.num_shown = end
-
-    def _print(self, piece: str) -> None:
-        label = "thinking" if self.thinking else "answer"
-        if label != self.label:
-            piece = piece.lstrip()
-            if not piece:
-                return
-            self.console.print(f"{chr(10) if self.label else ''}{label}: ", end="", style="bold dim")
-            self.label = label
-        style = "dim italic" if self.thinking else None
-        self.console.print(piece, end="", style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _num_open(text: str) -> int:
-    """Characters at the end of a text that the next token may change or complete."""
-    if text.endswith("\ufffd"):
-        return 1
-    return max((n for tag in TAGS for n in range(1, len(tag)) if text.endswith(tag[:n])), default=0)
-
-
 class Chat:
-    """A model and what was said so far."""
+    """A conversation, and the terminal that shows it."""
 
     def __init__(self, config: ChatConfig, console: Console):
         self.config, self.console = config, console
-        self.history: list[dict[str, str]] = []
         self.toolbox = toolbox(config.corpus or None) if config.tools or config.corpus else {}
-        self.offered = [tool for tool in (CALCULATOR, SEARCH) if tool["function"]["name"] in self.toolbox]
         self.folder = Path(config.model)
         self.load(config.model)
 
@@ -107,61 +56,32 @@ class Chat:
         tokenizer = load_tokenizer(folder)
         if not tokenizer.chat_template:
             raise StageError(f"the tokenizer in {folder} has no chat template; 5_train_tokenizer.py saves one inside.")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model, self.tokenizer = load_model(folder, tokenizer).to(device).eval(), tokenizer
+        model = load_model(folder, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        length, temperature = self.config.max_new_tokens, self.config.temperature
+        self.conversation = Conversation(model, tokenizer, self.toolbox, length, temperature)
         self.folder = Path(folder)
-        self.history.clear()
-        millions = self.model.num_parameters() / 1e6
+        millions = model.num_parameters() / 1e6
         self.console.print(f"{folder}, {millions:.1f}M parameters. {HELP}", style="dim", highlight=False)
 
     def reply(self, message: str) -> None:
-        """Prints the model's reply as it comes, runs the tools that it calls, and remembers what was said."""
-        messages = [*self.history, {"role": "user", "content": message}]
-        for calls_left in reversed(range(MAX_CALLS + 1)):
-            messages, text = self._say(messages)
-            calls = calls_in(text) if self.toolbox and calls_left else []
-            if not calls:
-                break
-            for call in calls:
-                result = run_call(call, self.toolbox)
-                self.console.print(f"tool: {result}", style="dim", markup=False, highlight=False)
-                messages.append({"role": "tool", "content": result})
-        self.history = messages
+        shown = ""
+        for piece in self.conversation.reply(message):
+            begins = piece.kind != shown or piece.kind == "result"
+            text = piece.text.lstrip() if begins else piece.text
+            if text:
+                self._show(piece.kind, text, begins, line_ends=bool(begins and shown))
+                shown = piece.kind
+        self.console.print()
 
-    def _say(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], str]:
-        """The messages with the model's next one, and that as it was written."""
-        messages, prompt, ids = self._prompt(messages)
-        sampled = self.config.temperature > 0
-        streamer = Reply(self.console, self.tokenizer, thinking=prompt.rstrip().endswith("<think>"))
-        output = self.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=self.config.max_new_tokens,
-            do_sample=sampled,
-            temperature=self.config.temperature if sampled else None,
-            streamer=streamer,
-        )
-        if output.shape[1] - ids.shape[1] == self.config.max_new_tokens:
-            note = f"(cut at --max_new_tokens {self.config.max_new_tokens})"
-            self.console.print(note, style="dim", highlight=False)
-        answer = "" if streamer.thinking else split_thinking(streamer.text)[1]
-        return [*messages, {"role": "assistant", "content": answer}], streamer.text
-
-    def _prompt(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], str, torch.Tensor]:
-        """The newest of the messages that leave room for a reply, their prompt as text and as ids (1, T)."""
-        room = getattr(self.model.config, "max_position_embeddings", sys.maxsize) - self.config.max_new_tokens
-        tools = self.offered or None
-        prompt = self.tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
-        ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"].to(self.model.device)
-        if ids.shape[1] <= room:
-            return messages, prompt, ids
-        later = [i for i, message in enumerate(messages) if i and message["role"] == "user"]
-        if not later:
-            raise StageError(
-                f"the message is {ids.shape[1]} tokens long and the model takes {room}, with --max_new_tokens "
-                f"{self.config.max_new_tokens} kept for the reply; shorten it."
-            )
-        return self._prompt(messages[later[0] :])
+    def _show(self, kind: str, text: str, begins: bool, line_ends: bool) -> None:
+        if line_ends:
+            self.console.print()
+        if kind == "cut":
+            text = f"({text}; --max_new_tokens allows more)"
+        elif begins:
+            self.console.print(f"{LABELS.get(kind, kind)}: ", end="", style="bold dim")
+        style = STYLES.get(kind)
+        self.console.print(text, end="", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def main(config: ChatConfig) -> None:
@@ -181,7 +101,7 @@ def main(config: ChatConfig) -> None:
             if command == "/quit":
                 return
             elif command == "/clear":
-                chat.history.clear()
+                chat.conversation.history.clear()
             elif command == "/model":
                 chat.load(argument.strip())
             elif command.startswith("/"):

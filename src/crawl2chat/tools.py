@@ -113,22 +113,28 @@ class Search:
         files = sorted(Path(corpus).glob("*/*.parquet"))
         if not files:
             raise StageError(f"{corpus} has no */*.parquet in it; name the folder of 4_build_corpus.py.")
-        texts = [text for file in files for text in pq.read_table(file, columns=["text"])["text"].to_pylist()]
-        sentences = (sentence for text in texts for sentence in re.split(r"(?<=[.!?])\s+", text))
-        self.sentences = list(dict.fromkeys(sentence for sentence in sentences if 10 <= len(sentence) <= MAX_RESULT))
+        self.sources: dict[str, str] = {}  # of each sentence the page that has it first
+        for file in files:
+            table = pq.read_table(file)
+            urls = table["url"].to_pylist() if "url" in table.column_names else [file.name] * len(table)
+            for text, url in zip(table["text"].to_pylist(), urls):
+                for sentence in re.split(r"(?<=[.!?])\s+", text):
+                    if 10 <= len(sentence) <= MAX_RESULT:
+                        self.sources.setdefault(sentence, url)
+        self.sentences = list(self.sources)
         self.index = bm25s.BM25()
         self.index.index(self._words(self.sentences), show_progress=False)
 
     def __call__(self, query: str, num_results: int = 2) -> str:
         """The best sentences, one after the other, or "nothing found"."""
-        import bm25s  # noqa: F401
+        return " ".join(self.best(query, num_results)) or "nothing found"
 
+    def best(self, query: str, num_results: int) -> list[str]:
         words = [word for word in self._words([query[:MAX_RESULT]])[0] if word in self.index.vocab_dict]
         if not words:
-            return "nothing found"
+            return []
         found, scores = self.index.retrieve([words], k=min(num_results, len(self.sentences)), show_progress=False)
-        best = [self.sentences[i] for i, points in zip(found[0], scores[0]) if points > 0]
-        return " ".join(best) or "nothing found"
+        return [self.sentences[i] for i, points in zip(found[0], scores[0]) if points > 0]
 
     @staticmethod
     def _words(texts: list[str]) -> list[list[str]]:
