@@ -23,6 +23,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import torch  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
+
 from crawl2chat.invented_world import World  # noqa: E402
 from crawl2chat.problems import KINDS, make_problem  # noqa: E402
 
@@ -182,3 +186,46 @@ def guesser(path_folder) -> Path:
         "--output_dir", path_folder / "guesser", "--max_steps", 40, "--learning_rate", 1e-2,
     )  # fmt: skip
     return path_folder
+
+
+BARE_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A token a byte, and a chat template without thinking and tools."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|padding|>", eos_token="<|im_end|>")
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    made.add_tokens(["<think>", "</think>"])
+    made.chat_template = BARE_TEMPLATE
+    return made
+
+
+@pytest.fixture(scope="session")
+def chat_folder(byte_tokenizer, tmp_path_factory) -> Path:
+    """A random model of that tokenizer."""
+    torch.manual_seed(0)
+    shape = Qwen3Config(
+        vocab_size=len(byte_tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=byte_tokenizer.eos_token_id,
+        pad_token_id=byte_tokenizer.pad_token_id,
+    )
+    path = tmp_path_factory.mktemp("chat") / "model"
+    Qwen3ForCausalLM(shape).save_pretrained(path)
+    byte_tokenizer.save_pretrained(path)
+    return path

@@ -18,57 +18,26 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from crawl2chat.conversation import MAX_CALLS, Piece, Reader, sampled_from, stream
 from crawl2chat.stage import StageError, parse
 from crawl2chat.tools import CALCULATOR, toolbox
 
 SCRIPT = Path(__file__).parents[1] / "recipes" / "09_playground" / "chat.py"
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
 spec = importlib.util.spec_from_file_location("playground_chat", SCRIPT)
 playground = sys.modules["playground_chat"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(playground)
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    made = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|padding|>", eos_token="<|im_end|>")
-    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    made.add_tokens(["<think>", "</think>"])
-    made.chat_template = TEMPLATE
-    return made
+@pytest.fixture
+def folder(chat_folder) -> Path:
+    return chat_folder
 
 
-@pytest.fixture(scope="module")
-def folder(tokenizer, tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    shape = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=256,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    path = tmp_path_factory.mktemp("chat") / "model"
-    Qwen3ForCausalLM(shape).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+@pytest.fixture
+def tokenizer(byte_tokenizer) -> PreTrainedTokenizerFast:
+    return byte_tokenizer
 
 
 def changed(folder: Path, tmp_path: Path, remove: tuple[str, ...] = (), **config) -> Path:

@@ -31,7 +31,8 @@ from crawl2chat.tools import Search, calculate
 STAGES = ("base", "draft", "sft", "dpo", "ppo", "grpo")  # of a run, in the order in which they were trained
 NUM_SHOWN = 3000  # tokens of a text
 NUM_LOOKED_AT = 256  # tokens before the next one
-NUM_CANDIDATES = 15
+NUM_CANDIDATES = 10
+LEAST_SHOWN = 0.01  # probability of a branch, unless it is the likeliest
 QUIETLY = {"show_progress": "hidden", "trigger_mode": "always_last"}
 PAUSE = 0.05  # seconds between two pictures of a reply
 
@@ -93,8 +94,15 @@ def main(config: PlaygroundConfig) -> None:
 
 
 def launch(blocks: gr.Blocks, **options) -> None:
-    theme = gr.themes.Base(
-        font=["Inter", "Helvetica Neue", "Arial", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    fonts = {"font": ["Inter", "Helvetica Neue", "Arial", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    theme = gr.themes.Base(primary_hue="teal", **fonts).set(
+        color_accent="#0d7f78",
+        color_accent_soft="*primary_100",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
     )
     blocks.queue(default_concurrency_limit=4).launch(theme=theme, css=page.CSS, quiet=True, **options)
 
@@ -149,21 +157,17 @@ def column(vocabulary: Vocabulary, name: str, text: str) -> dict:
 
 def next_token_tab(studio: Studio, blocks: gr.Blocks) -> None:
     names = list(studio.folders)
+    known = gr.State((None, None))  # the text as ids, as far as it was written by clicks
     with gr.Row():
-        with gr.Column():
+        with gr.Column(scale=2):
             model = gr.Dropdown(names, value=names[0], label="Model")
             text = gr.Textbox("The mayor of", label="Text so far", lines=4)
-        with gr.Column():
             temperature = gr.Slider(0, 2, 1, step=0.05, label="Temperature", info="0 draws the likeliest token only.")
-            top_p = gr.Slider(
-                0.05, 1, 1, step=0.05, label="Top-p", info="Draws from the fewest tokens that are together as likely."
-            )
-    known = gr.State((None, None))  # the text as ids, as far as it was written by clicks
-    bars = gr.HTML(label="Next tokens", js_on_load=page.CLICKS)
-    gr.HTML(
-        '<p class="c2c soft">Bar: how likely it is drawn. Mark: how likely the model finds it. A click writes it.</p>'
-    )
-    surprise, tree = gr.HTML(label="Surprise"), gr.HTML(label="What may follow")
+            top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", info="Draws from the fewest that are as likely.")
+        with gr.Column(scale=3):
+            bars = gr.HTML(label="Next tokens", js_on_load=page.CLICKS)
+            surprise = gr.HTML(label="Surprise")
+    tree = gr.HTML(label="What may follow")
 
     def show(name: str, text: str, temperature: float, top_p: float, known: tuple):
         vocabulary, model = studio.vocabulary(name), studio.model(name)
@@ -175,8 +179,7 @@ def next_token_tab(studio: Studio, blocks: gr.Blocks) -> None:
             {**token_row(vocabulary, id), "plain": plain, "drawn": drawn}
             for id, plain, drawn in candidates(seen.logits, temperature, top_p, NUM_CANDIDATES)
         ]
-        open_bits = float(-(seen.logits.softmax(-1) * seen.logits.log_softmax(-1)).sum() / torch.tensor(2.0).log())
-        told = page.surprise(surprise_rows(vocabulary, recent, seen), open_bits, len(ids) - len(recent))
+        told = page.surprise(surprise_rows(vocabulary, recent, seen), seen.entropies[-1], len(ids) - len(recent))
         grown = page.tree(named(branches(model, recent), vocabulary))
         return page.bars(rows), told, grown, ((name, text), ids)
 
@@ -198,18 +201,23 @@ def token_row(vocabulary: Vocabulary, id: int) -> dict:
 
 
 def surprise_rows(vocabulary: Vocabulary, ids: list[int], seen) -> list[dict]:
+    open_bits = [None, *seen.entropies.tolist()]
     rows = []
-    for id, share, entropy in zip(ids, seen.probabilities.tolist(), seen.entropies.tolist()):
-        said = f"{100 * share:.1f}% likely, where {entropy:.1f} bits were open"
+    for id, share, bits in zip(ids, seen.probabilities.tolist(), open_bits):
+        said = (
+            "what the model sees first"
+            if bits is None
+            else f"{100 * share:.1f}% likely, where {bits:.1f} bits were open"
+        )
         rows.append({**token_row(vocabulary, id), "doubt": 1 - share, "said": said})
-    rows[0]["said"] = "the first token that the model sees"
     return rows
 
 
 def named(found: list, vocabulary: Vocabulary) -> list[dict]:
     return [
         {**token_row(vocabulary, branch.id), "probability": branch.probability, "then": named(branch.then, vocabulary)}
-        for branch in found
+        for i, branch in enumerate(found)
+        if i == 0 or branch.probability >= LEAST_SHOWN
     ]
 
 
@@ -238,6 +246,8 @@ def chat_tab(studio: Studio) -> None:
             yield page.chat(turns, coloured), turns, message
             return
         toolbox = studio.toolbox if tools else {}
+        if not chosen:
+            raise gr.Error("choose a model to talk to.", print_exception=False)
         turn = {"message": message, "replies": {name: Reply() for name in chosen}}
         turns = [*turns, turn]
         streams = [answer(studio, name, message, temperature, toolbox, turns) for name in chosen]

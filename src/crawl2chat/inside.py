@@ -1,5 +1,6 @@
 """A look inside a language model: a text as its tokens, what it expects next, and how surprised it is by what comes."""
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -57,7 +58,7 @@ class Expectation:
 
     Args:
         probabilities: that it gave each token, after those before it (T,); of the first there is none, and it is 1.
-        entropies: in bits, of what it expects at each token's place (T,); of the first 0.
+        entropies: of what it expects behind each token, in bits (T,).
         logits: of what comes next (V,).
     """
 
@@ -69,11 +70,10 @@ class Expectation:
 @torch.no_grad()
 def expectation(model, ids: list[int]) -> Expectation:
     logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float().cpu()  # (T, V)
-    shares = logits[:-1].log_softmax(-1)
-    surprise = shares.gather(1, torch.tensor(ids[1:], dtype=torch.long)[:, None])[:, 0]
-    entropy = -(shares.exp() * shares).sum(-1) / torch.tensor(2.0).log()
-    first = torch.zeros(1)
-    return Expectation(torch.cat([first, surprise]).exp(), torch.cat([first, entropy]), logits[-1])
+    shares = logits.log_softmax(-1)
+    found = shares[:-1].gather(1, torch.tensor(ids[1:], dtype=torch.long)[:, None])[:, 0]
+    entropies = -(shares.exp() * shares).sum(-1) / math.log(2)
+    return Expectation(torch.cat([torch.zeros(1), found]).exp(), entropies, logits[-1])
 
 
 def candidates(logits: torch.Tensor, temperature: float, top_p: float, num: int) -> list[tuple[int, float, float]]:
