@@ -21,7 +21,8 @@ SCRIPTS = sorted(
     for path in (ROOT / folder).rglob("*.py")
     if "run_stage(" in path.read_text()
 )
-YAMLS = sorted(path for folder in ("data_processing", "recipes") for path in (ROOT / folder).rglob("*.yaml"))
+YAMLS = sorted(path for folder in ("data_processing", "recipes") for path in (ROOT / folder).glob("**/*.yaml"))
+YAMLS = [path for path in YAMLS if path.parent.name != "tasks"]  # lm-evaluation-harness parses those: test_harness.py
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *SCRIPTS]
 
 

@@ -14,7 +14,9 @@ def test_wheel_and_sdist_hold_everything(tmp_path):
     assert list((tmp_path / "dist").glob("*.tar.gz"))
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = {
-        f"crawl2chat/{path.name}" for path in (ROOT / "src/crawl2chat").iterdir() if path.suffix in (".py", ".jinja")
+        f"crawl2chat/{path.name}"
+        for path in (ROOT / "src/crawl2chat").iterdir()
+        if path.suffix in (".py", ".jinja", ".css")
     }
     assert sources <= names and not [name for name in names if name.startswith(("tests/", "recipes/"))]
 

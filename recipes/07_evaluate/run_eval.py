@@ -9,6 +9,14 @@ the pages it read, and the first "The answer is N." of what it writes on counts.
 
     python recipes/07_evaluate/run_eval.py --config recipes/07_evaluate/tiny.yaml --model outputs/tiny/grpo \
         --tests outputs/tiny/7_conversations --output_dir outputs/tiny/eval_grpo
+
+`tasks` are lm-evaluation-harness's: public names, `core` for ten of them and their centred mean, or the task files in
+`tasks/` beside this script, which its own command takes, too.
+
+    python recipes/07_evaluate/run_eval.py --model HuggingFaceTB/SmolLM2-135M --base true --tasks core \
+        --output_dir outputs/core
+    python recipes/07_evaluate/run_eval.py --model outputs/tiny/grpo --tests outputs/tiny/7_conversations --parts facts \
+        --tasks c2c_problems c2c_chats --output_dir outputs/tiny/harness
 """
 
 import json
@@ -22,6 +30,7 @@ from transformers import AutoModelForSequenceClassification, set_seed
 
 from crawl2chat.chat import load_model, load_tokenizer, local
 from crawl2chat.generation import complete, log_likelihoods, reply, sample
+from crawl2chat.harness import Harness, core
 from crawl2chat.judging import judge, says_unknown
 from crawl2chat.pairs import rewards
 from crawl2chat.passes import agrees, majority, pass_at_k
@@ -35,12 +44,18 @@ PARTS = ("problems", "facts", "chats", "requests")
 @dataclass
 class EvalConfig:
     model: str = field(metadata={"help": "Model folder or Hub id."})
-    tests: str = field(metadata={"help": "Folder of 7_build_conversations.py."})
     output_dir: str = field(metadata={"help": "Where metrics.json and the completions go."})
+    tests: str = field(default="", metadata={"help": "Folder of 7_build_conversations.py."})
     parts: list[str] = field(
-        default_factory=lambda: ["problems", "facts"], metadata={"help": f"Of {', '.join(PARTS)}."}
+        default_factory=lambda: ["problems", "facts"], metadata={"help": f"Of {', '.join(PARTS)}; taken with `tests`."}
     )
-    corpus: str = field(default="", metadata={"help": "Folder of 4_build_corpus.py, for the search that chats call."})
+    tasks: list[str] = field(default_factory=list, metadata={"help": "Of lm-evaluation-harness, or core."})
+    num_fewshot: int = bounded(-1, "Examples before each question of a task; -1 takes the task's own number.", low=-1)
+    limit: int = bounded(0, "Questions of each task; 0 asks all.", low=0)
+    vllm: bool = field(default=False, metadata={"help": "Tasks are run by vLLM, on a GPU."})
+    corpus: str = field(
+        default="", metadata={"help": "Folder of 4_build_corpus.py: the search, and c2c_text's pages."}
+    )
     reward_model: str = field(default="", metadata={"help": "Folder of 03_reward: judges the requests, too."})
     reference: str = field(
         default="", metadata={"help": "Model from which the KL divergence is measured on requests."}
@@ -53,8 +68,16 @@ class EvalConfig:
     temperature: float = bounded(1.0, "At which requests are answered and problems sampled.", low=0.01, high=10.0)
     seed: int = bounded(0, "Seed of the sampling.", low=0)
 
+    def __post_init__(self):
+        if not self.tests:
+            self.parts = []
+
     def problems(self) -> list[str]:
         found = [f"unknown part `{part}`; choose from {', '.join(PARTS)}." for part in self.parts if part not in PARTS]
+        if not self.tests and not self.tasks:
+            found.append("name `tests`, a folder of 7_build_conversations.py, or `tasks` of lm-evaluation-harness.")
+        if not self.tasks and (self.num_fewshot >= 0 or self.limit or self.vllm):
+            found.append("`num_fewshot`, `limit` and `vllm` are of `tasks`; name some.")
         if self.base and {"chats", "requests"}.intersection(self.parts):
             found.append("a base model knows no chat; with `base` ask for the parts problems and facts.")
         if self.samples and (self.base or "problems" not in self.parts):
@@ -68,16 +91,20 @@ class EvalConfig:
 
 def preflight(config: EvalConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=not config.base)
-    load_model(config.model, tokenizer)
+    model = load_model(config.model, tokenizer)
     tests = load_tests(config)
     if config.against and asked_of(read_jsonl(Path(config.against, "requests.jsonl"))) != asked_of(tests["requests"]):
         raise StageError(f"--against {config.against} answered other requests; evaluate that model on {config.tests}.")
-    first = next(iter(tests.values()))[0]
-    example = first.get("question") or first["messages"][-1]["content"]
-    return {
-        **{part: len(rows) for part, rows in tests.items()},
-        "example_prompt": prompt_of(example, tokenizer, config.base),
-    }
+    plan: dict = {part: len(rows) for part, rows in tests.items()}
+    if tests:
+        first = next(iter(tests.values()))[0]
+        example = first.get("question") or first["messages"][-1]["content"]
+        plan["example_prompt"] = prompt_of(example, tokenizer, config.base)
+    if config.tasks:
+        harness = harness_of(config)
+        plan["tasks"] = harness.names
+        plan["first_prompt"] = harness.first_prompt(harness.model(model, tokenizer, 1))
+    return plan
 
 
 def main(config: EvalConfig) -> dict:
@@ -110,9 +137,30 @@ def main(config: EvalConfig) -> dict:
             row |= {"completion": completion["text"], "num_tokens": completion["num_tokens"]}
         metrics |= score_requests(tests["requests"], config, model, tokenizer)
 
+    if config.tasks:
+        harness, shots = harness_of(config), None if config.num_fewshot < 0 else config.num_fewshot
+        if config.vllm:
+            asked = harness.vllm(config.model, tokenizer)
+        else:
+            asked = harness.model(model, tokenizer, config.batch_size)
+        metrics["tasks"] = harness.scores(asked, shots, config.limit or None, config.seed)
+        if (centred := core(metrics["tasks"])) is not None:
+            metrics["core"] = centred
+
     for part, rows in tests.items():
         write_jsonl(Path(config.output_dir, f"{part}.jsonl"), rows)
     return metrics
+
+
+def harness_of(config: EvalConfig) -> Harness:
+    files = {}
+    if config.tests:
+        files = {
+            f"c2c_{part}": str(Path(config.tests, f"test_{part}.jsonl")) for part in ("problems", "facts", "chats")
+        }
+    if config.corpus:
+        files["c2c_text"] = str(Path(config.corpus, "validation/*.parquet"))
+    return Harness(config.tasks, Path(__file__).parent / "tasks", files, is_chat=not config.base)
 
 
 def load_tests(config: EvalConfig) -> dict[str, list[dict]]:
