@@ -80,6 +80,8 @@ class Hub:
             if name in self.repos:
                 return 409, {"url": url, "error": "You already created this repo"}
             private = asked.get("private", asked.get("visibility") == "private")
+            if kind == "spaces" and asked.get("sdk") != "gradio":
+                return 400, {"error": "a Space needs an sdk"}
             self.repos[name] = {"private": private, "files": {}, "commits": 0}
             return 200, {"url": url}
         if path == "/api/validate-yaml":

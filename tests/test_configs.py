@@ -68,6 +68,7 @@ def test_yaml_is_accepted_by_its_script(config, monkeypatch, tmp_path):
         "tokens": "t",
         "warc": "w",
         "pairs": "q",
+        "tests": "e",
     }
     flags = required_flags(types) + [word for name in given if name in names for word in (f"--{name}", given[name])]
     parse(["--config", str(config), *flags], *types, StageArguments)

@@ -42,8 +42,8 @@ def publish(run, out, *more, url="http://127.0.0.1:9", ok=True) -> str:
 
 def test_without_push_everything_is_laid_out_and_nothing_leaves(finished, tmp_path):
     said = publish(finished, tmp_path)
-    assert "nothing was pushed; --push true makes these 3 private repositories" in said
-    assert {path.name for path in tmp_path.iterdir()} == {"chats", "base", "sft"}
+    assert "nothing was pushed; --push true makes these 4 private repositories" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"chats", "base", "sft", "space"}
     AutoModelForCausalLM.from_pretrained(tmp_path / "sft")
     assert AutoTokenizer.from_pretrained(tmp_path / "sft").chat_template
     left = {path.name for path in tmp_path.rglob("*")}
@@ -69,15 +69,15 @@ def test_cards(finished, tmp_path):
 def test_push_makes_private_repositories_and_a_collection(finished, tmp_path):
     with Hub() as hub:
         said = publish(finished, tmp_path, "--push", "true", url=hub.url)
-        assert "3 repositories are on the Hub" in said
-        names = ("datasets", "chats"), ("models", "base"), ("models", "sft")
+        assert "4 repositories are on the Hub" in said
+        names = ("datasets", "chats"), ("models", "base"), ("models", "sft"), ("spaces", "space")
         assert set(hub.repos) == {f"{kind}/me/crawl2chat-tiny-{name}" for kind, name in names}
         assert all(repo["private"] for repo in hub.repos.values())
         sent = hub.repos["models/me/crawl2chat-tiny-sft"]["files"]
         assert sent["model.safetensors"] == (finished / "sft/model.safetensors").read_bytes()
         assert b"library_name" in sent["README.md"]
         (gathered,) = hub.collections.values()
-        assert sorted(gathered) == sorted(f"me/crawl2chat-tiny-{name}" for name in ("base", "chats", "sft"))
+        assert sorted(gathered) == sorted(f"me/crawl2chat-tiny-{name}" for name in ("base", "chats", "sft", "space"))
         assert hub.tokens == {f"Bearer {TOKEN}"}
         again = len(hub.requests)
         publish(finished, tmp_path, "--push", "true", url=hub.url)
@@ -95,7 +95,7 @@ def test_a_busy_hub_is_asked_again(finished, tmp_path, status):
     with Hub() as hub:
         hub.failures = [["/commit/", status, 2]]
         publish(finished, tmp_path, "--push", "true", url=hub.url)
-        assert len(hub.repos) == 3 and all(repo["files"] for repo in hub.repos.values())
+        assert len(hub.repos) == 4 and all(repo["files"] for repo in hub.repos.values())
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,39 @@ def test_half_way_it_goes_on_where_it_ended(finished, tmp_path):
         )
         hub.failures = []
         publish(finished, tmp_path, "--push", "true", url=hub.url)
-        assert [repo["commits"] for repo in hub.repos.values()] == [1, 1, 1]
+        assert [repo["commits"] for repo in hub.repos.values()] == [1, 1, 1, 1]
+
+
+def test_the_space_runs_by_itself(finished, tmp_path):
+    """From its own folder, with the package that lies in it."""
+    publish(finished, tmp_path)
+    folder = tmp_path / "space"
+    assert 'models=["me/crawl2chat-tiny-base", "me/crawl2chat-tiny-sft"]' in (folder / "app.py").read_text().replace(
+        "'", '"'
+    )
+    card = ModelCard.load(folder / "README.md", ignore_metadata_errors=False).data.to_dict()
+    assert card["sdk"] == "gradio" and card["app_file"] == "app.py" and card["sdk_version"][0].isdigit()
+    assert card["models"] == ["me/crawl2chat-tiny-base", "me/crawl2chat-tiny-sft"]
+    wanted = (folder / "requirements.txt").read_text().split()
+    assert any(line.startswith("transformers>=") for line in wanted) and not any("gradio" in line for line in wanted)
+    for name in ("base", "sft"):
+        shutil.copytree(tmp_path / name, folder / f"me/crawl2chat-tiny-{name}")  # in place of the Hub
+    serves = (
+        "import playground, crawl2chat; print(crawl2chat.__file__)\n"
+        "playground.launch = lambda blocks: print([tab.label for tab in blocks.blocks.values() if hasattr(tab, 'label')])\n"
+        "exec(open('app.py').read())"
+    )
+    ran = subprocess.run([sys.executable, "-c", serves], cwd=folder, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[0] == str(folder / "crawl2chat/__init__.py")
+    assert "Next token" in ran.stdout and "Chat" in ran.stdout
+
+
+def test_without_a_space(finished, tmp_path):
+    publish(finished, tmp_path / "out", "--playground", "")
+    assert not (tmp_path / "out/space").exists()
+    said = publish(finished, tmp_path / "out", "--playground", "nowhere.py", ok=False)
+    assert "there is no script nowhere.py for the Space" in said
 
 
 def test_nothing_to_publish(tmp_path):

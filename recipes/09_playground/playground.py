@@ -79,8 +79,9 @@ class Studio:
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def chats(self) -> list[str]:
-        """The models that were taught to chat: all but the run's base model."""
-        return [name for name in self.folders if name != "base" and self.vocabulary(name).tokenizer.chat_template]
+        """The models that were taught to chat: all with a template but those that are named base."""
+        names = [name for name in self.folders if not name.endswith("base")]
+        return [name for name in names if self.vocabulary(name).tokenizer.chat_template]
 
 
 def short_name(model: str) -> str:

@@ -1,4 +1,5 @@
-"""A run's folder -> repositories of the Hub: corpus, chats, base model, assistant, reward model, DPO, PPO, thinking model.
+"""A run's folder -> repositories of the Hub: corpus, chats, base model, assistant, reward model, DPO, PPO, thinking model,
+and a Space with the playground on them.
 
 Each gets a card: what it is, the exact command, what it was made of (linked by name), results that machines can read, time
 and cost, and what it is not for. Without `--push` everything is written to a folder, and said what would be done; with it
@@ -22,9 +23,10 @@ from pathlib import Path
 from huggingface_hub import DatasetCardData, EvalResult, HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
+from crawl2chat import space
 from crawl2chat.machine import energy
 from crawl2chat.parsing import parse
-from crawl2chat.stage import DONE, StageError, read_run, write_atomically
+from crawl2chat.stage import DONE, StageError, fingerprint, read_run, write_atomically
 
 # Of each artefact: its stage's folder, what kind of repository, what it is, and the artefacts that it was made of.
 ARTEFACTS = {
@@ -37,6 +39,8 @@ ARTEFACTS = {
     "ppo": ("ppo", "model", "The assistant, trained by PPO on the reward model.", ["sft", "reward", "chats"]),
     "grpo": ("grpo", "model", "The thinking model: RL on questions with a checkable answer.", ["sft", "chats"]),
 }
+SPACE = "space"  # the playground on the models above that were taught to chat, and the base model
+TALKING = ("base", "sft", "dpo", "ppo", "grpo")
 LEFT_OUT = ("checkpoint-*", "logs", "run.yaml", "started.yaml", "*.bin", "*.tmp", ".lock", "README.md")
 # What evaluation says of a model: the metric's name on the card, and where it stands.
 RESULTS = {
@@ -58,6 +62,9 @@ class PublishConfig:
     namespace: str = field(metadata={"help": "User or organisation on the Hub."})
     output_dir: str = field(metadata={"help": "Where the repositories are laid out."})
     name: str = field(default="crawl2chat-tiny", metadata={"help": "Begins the names of the repositories."})
+    playground: str = field(
+        default="recipes/09_playground/playground.py", metadata={"help": "Script of the Space; empty makes no Space."}
+    )
     license: str = field(default="apache-2.0", metadata={"help": "Of everything, as the Hub names it."})
     push: bool = field(default=False, metadata={"help": "Really push; without it nothing leaves this machine."})
     public: bool = field(default=False, metadata={"help": "Repositories that everybody sees."})
@@ -68,8 +75,16 @@ def main(config: PublishConfig) -> None:
     found = [name for name, (stage, *_) in ARTEFACTS.items() if (run / stage / DONE).is_file()]
     if not found:
         raise StageError(f"{run} holds no finished stage that could be published; run recipes/run_tiny.sh first.")
+    if config.playground and not Path(config.playground).is_file():
+        raise StageError(f"there is no script {config.playground} for the Space; name it, or give --playground ''.")
+    if config.playground and set(TALKING).intersection(found):
+        found.append(SPACE)
     for name in found:
-        lay_out(name, found, config)
+        if name == SPACE:
+            models = [repository(model, config) for model in TALKING if model in found]
+            space.lay_out(out / SPACE, Path(config.playground), models, config.name, config.license)
+        else:
+            lay_out(name, found, config)
         print_line(f"{repository(name, config)}: {size_of(out / name)} in {out / name}")
     if not config.push:
         kind = "public" if config.public else "private"
@@ -189,13 +204,14 @@ def push(found: list[str], config: PublishConfig) -> list[str]:
     api, note = HfApi(), Path(config.output_dir, "pushed.json")
     done: dict[str, dict] = json.loads(note.read_text()) if note.is_file() else {}
     for name in found:
-        target, kind = repository(name, config), ARTEFACTS[name][1]
-        fingerprint = read_run(Path(config.run, ARTEFACTS[name][0]))["fingerprint"]
-        if done.get(target, {}).get("fingerprint") == fingerprint:
+        target, kind = repository(name, config), SPACE if name == SPACE else ARTEFACTS[name][1]
+        mark = fingerprint_of(name, config)
+        if done.get(target, {}).get("fingerprint") == mark:
             continue
 
         def create(target=target, kind=kind) -> None:
-            api.create_repo(target, repo_type=kind, private=not config.public, exist_ok=True)
+            sdk = "gradio" if kind == SPACE else None
+            api.create_repo(target, repo_type=kind, private=not config.public, exist_ok=True, space_sdk=sdk)
 
         def upload(target=target, kind=kind, name=name):
             folder = Path(config.output_dir, name)
@@ -204,7 +220,7 @@ def push(found: list[str], config: PublishConfig) -> list[str]:
 
         tried(create, target)
         commit = tried(upload, target)
-        done[target] = {"fingerprint": fingerprint, "commit": commit.oid, "type": kind}
+        done[target] = {"fingerprint": mark, "commit": commit.oid, "type": kind}
         write_atomically(note, json.dumps(done, indent=2) + "\n")
 
     def gather() -> None:
@@ -217,6 +233,13 @@ def push(found: list[str], config: PublishConfig) -> list[str]:
 
     tried(gather, f"the collection {config.name}")
     return list(done)
+
+
+def fingerprint_of(name: str, config: PublishConfig) -> str:
+    """What is pushed again when it changes; of the Space, the models that it names and its files."""
+    if name != SPACE:
+        return read_run(Path(config.run, ARTEFACTS[name][0]))["fingerprint"]
+    return fingerprint(Path(config.output_dir, SPACE))
 
 
 def tried(act, target: str, times: int = 4):
