@@ -3,10 +3,11 @@
 #   make tiny                              the whole path, from the invented web to a thinking model, on two CPU cores
 #   make tiny WARC=path/to/file.warc.gz    any WARC, as far as a base model
 #   make chat                              talk to the model that `make tiny` left
+#   make playground                        look into its models in the browser, and talk to them side by side
 #   make test | quality | style            the tests; what CI checks; what a formatter can repair
 #   make clean                             delete outputs/tiny and caches
 
-.PHONY: .venv tiny chat test quality style clean
+.PHONY: .venv tiny chat playground test quality style clean
 
 # The first of these for which every dependency has a wheel; `make PYTHON=...` names another.
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do $$name -c \
@@ -17,6 +18,9 @@ tiny: .venv
 
 chat: .venv
 	.venv/bin/python recipes/09_playground/chat.py --model outputs/tiny/grpo
+
+playground: .venv
+	.venv/bin/python recipes/09_playground/playground.py --run outputs/tiny
 
 test: .venv
 	.venv/bin/python -m pytest

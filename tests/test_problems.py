@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from crawl2chat.problems import HELD_OUT, KINDS, TRAINING_OPERANDS, make_problem, numbers_in, training_int
+from crawl2chat.problems import HELD_OUT, KINDS, TRAINING_OPERANDS, _compared, make_problem, numbers_in, training_int
 
 
 def value(kind: str, question: str) -> int:
@@ -58,3 +58,12 @@ def test_hand_worked_columns():
     ):
         works = {p.question: p.work for p in (make_problem(kind, rng, operands) for _ in range(500))}
         assert works[question] == work
+
+
+def test_two_results_are_compared_digit_by_digit():
+    assert _compared(141, 118) == "1=1,4>1"
+    assert _compared(98, 141) == "0<1"
+    assert _compared(57, 59) == "5=5,7<9"
+    problem = make_problem("larger_sum", random.Random(0))
+    left, right = (sum(problem.operands[:2]), sum(problem.operands[2:]))
+    assert problem.work.endswith(f"; {left},{right}:{_compared(left, right)},{max(left, right)}")

@@ -5,6 +5,8 @@ result at a time, and with hardly a space, since each is a token. `47 + 38 - 12`
 
     47+38:7+8=15,4+3+1=8,85; 85-12:5-2=3,8-1=7,73
 
+and two results are compared digit by digit from the left: `141,118:1=1,4>1,141`.
+
 Held-out operands: `HELD_OUT` is a fifth of the numbers from 20 to 99. They stand in no generated page, chat or RL prompt,
 neither as operand nor as intermediate result nor as answer, and test problems use nothing else as operands.
 """
@@ -97,11 +99,20 @@ def _draw_larger_sum(rng: random.Random, operands: tuple[int, ...]) -> Problem:
         if sum(left) != sum(right):
             break
     (left_work, left_sum), (right_work, right_sum) = _work_chain(left), _work_chain(right)
-    sign = ">" if left_sum > right_sum else "<"
     answer = max(left_sum, right_sum)
     question = rng.choice(_QUESTIONS["larger_sum"]).format(_expression(left), _expression(right))
-    work = f"{left_work}; {right_work}; {left_sum}{sign}{right_sum},{answer}"
+    work = f"{left_work}; {right_work}; {left_sum},{right_sum}:{_compared(left_sum, right_sum)},{answer}"
     return Problem("larger_sum", (*left, *right), question, work, answer)
+
+
+def _compared(left: int, right: int) -> str:
+    """The digits from the left, as far as they are the same and one further; a place that one number lacks holds a 0."""
+    width, steps = len(str(max(left, right))), []
+    for a, b in zip(f"{left:0{width}}", f"{right:0{width}}"):
+        steps.append(f"{a}{'=' if a == b else '>' if a > b else '<'}{b}")
+        if a != b:
+            break
+    return ",".join(steps)
 
 
 def _expression(terms: list[int]) -> str:
