@@ -16,6 +16,7 @@ a dataset in Parquet or JSON Lines, on disk or on the Hub:
 """
 
 import json
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from crawl2chat.filters import (
 from crawl2chat.language import LanguageFilter, LanguageGate
 from crawl2chat.pages import DroppedPages, PageWriter, fates_of, funnel_of
 from crawl2chat.pii import KINDS, RemovePersonalData
+from crawl2chat.quality import STOP_WORDS
 from crawl2chat.quality_classifier import QualityFilter, check_min_quality
 from crawl2chat.rights import POLICIES, LicenceFilter, OptOutFilter, TdmFiles
 from crawl2chat.sources import WARC, Source, files_named, input_paths, open_source
@@ -71,6 +73,10 @@ class FilterConfig:
     min_words: int = bounded(50, "Gopher.", low=1)
     max_words: int = bounded(100_000, "Gopher.", low=1)
     min_alpha_words: float = bounded(0.8, "Gopher; lower keeps pages of sums.", low=0.0, high=1.0)
+    stop_words: list[str] = field(
+        default_factory=lambda: list(STOP_WORDS),
+        metadata={"help": "Gopher asks for two of them; [] for none. Those of your languages."},
+    )
     min_sentences: int = bounded(5, "C4.", low=1)
     quality_model: str | None = field(default=None, metadata={"help": "Folder of train_quality_classifier.py."})
     min_quality: float | None = bounded(
@@ -114,6 +120,10 @@ def preflight(config: FilterConfig, cluster: ClusterConfig) -> dict:
         read_word_list(config.blocked_words)
     if config.quality_model:
         check_min_quality(config.quality_model, config.min_quality)
+    if "en" not in config.languages and tuple(config.stop_words) == STOP_WORDS:
+        warnings.warn(
+            "`stop_words` are English and no kept language is; give those of yours, or [] for none.", stacklevel=2
+        )
     # Some bad files stop no others: their tasks fail, and the stage with them, when the others are done.
     return {"num_files": len(source.files), "num_bytes": source.num_bytes, "bad_files": bad}
 
@@ -137,7 +147,7 @@ def build_steps(config: FilterConfig) -> list:
         *(text_of_html if source.is_html else []),
         LanguageFilter(config.languages, config.min_language_probability, dropped("language")),
         RepetitionFilter(dropped("repetition")),
-        GopherFilter(config.min_words, config.max_words, config.min_alpha_words, dropped("gopher")),
+        GopherFilter(config.min_words, config.max_words, config.min_alpha_words, config.stop_words, dropped("gopher")),
         C4Filter(config.min_sentences, dropped("c4")),
         FineWebFilter(dropped("fineweb")),
         BlockedWords(config.blocked_words, config.max_blocked_words, dropped("blocked_words"))

@@ -69,6 +69,14 @@ def test_quality_rules(rule, text, reason):
     assert rule(text) == reason
 
 
+def test_other_languages_have_other_stop_words():
+    german = "Der Hafen und die Lampe stehen am alten Ufer. " * 12
+    assert quality.gopher_quality(german) == "enough_stop_words"
+    assert quality.gopher_quality(german, stop_words=["und", "die"]) is None
+    assert quality.gopher_quality(german, stop_words=["und", "ist"]) == "enough_stop_words", "two different ones"
+    assert quality.gopher_quality(german, stop_words=[]) is None
+
+
 def test_c4_drops_lines_and_pages():
     lines = GOOD.split("\n")
     text = "\n".join(

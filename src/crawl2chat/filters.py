@@ -6,6 +6,7 @@ functions of a text, which return None for a page that stays: `repetition`, `gop
 
 import re
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ from datatrove.data import Document
 
 from crawl2chat.ngrams import NGramIndex, plain_words
 from crawl2chat.pages import DroppedPages, PageFilter
-from crawl2chat.quality import c4, c4_lines, fineweb, gopher_quality, repetition
+from crawl2chat.quality import STOP_WORDS, c4, c4_lines, fineweb, gopher_quality, repetition
 from crawl2chat.stage import StageError
 
 __all__ = ["c4", "fineweb", "gopher_quality", "repetition"]
@@ -36,9 +37,16 @@ class RepetitionFilter(PageFilter):
 class GopherFilter(PageFilter):
     name = "gopher"
 
-    def __init__(self, min_words: int, max_words: int, min_alpha_words: float, dropped: DroppedPages | None = None):
+    def __init__(
+        self,
+        min_words: int,
+        max_words: int,
+        min_alpha_words: float,
+        stop_words: Collection[str] = STOP_WORDS,
+        dropped: DroppedPages | None = None,
+    ):
         super().__init__(dropped)
-        self.thresholds = min_words, max_words, min_alpha_words
+        self.thresholds = min_words, max_words, min_alpha_words, frozenset(stop_words)
 
     def reason_to_drop(self, document: Document) -> str:
         return gopher_quality(document.text, *self.thresholds) or ""

@@ -9,13 +9,14 @@ where a bound that is quick to find leaves the decision open. `tests/test_qualit
 
 import re
 from collections import Counter
+from collections.abc import Collection
 
 import numpy as np
 from datatrove.utils.text import TERMINAL_PUNCTUATION
 
 from crawl2chat.words import ALPHABETIC, REAL, Words, num_sentences, words_of
 
-STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}  # Gopher, appendix A.1.1
+STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")  # Gopher, appendix A.1.1
 CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 POLICY_PHRASES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 # Gopher, table A1: https://arxiv.org/abs/2112.11446
@@ -130,7 +131,11 @@ def _repeated_characters(words: Words, n: int) -> int:
 
 
 def gopher_quality(
-    text: str, min_words: int = 50, max_words: int = 100_000, min_alpha_words: float = 0.8
+    text: str,
+    min_words: int = 50,
+    max_words: int = 100_000,
+    min_alpha_words: float = 0.8,
+    stop_words: Collection[str] = STOP_WORDS,
 ) -> str | None:
     """Gopher's quality rules (https://arxiv.org/abs/2112.11446, appendix A.1.1).
 
@@ -143,6 +148,7 @@ def gopher_quality(
         min_words: At least 1; marks alone do not count.
         max_words: Marks alone do not count.
         min_alpha_words: The share of words, marks among them, that have a letter.
+        stop_words: Of these at least two; another language has others. Empty takes the rule out.
     """
     words = words_of(text)
     if len(words) < min_words:
@@ -168,9 +174,11 @@ def gopher_quality(
         return "too_many_end_ellipsis"
     if int((words.kinds & ALPHABETIC != 0).sum()) / len(words) < min_alpha_words:
         return "below_alpha_threshold"
+    if not stop_words:
+        return None
     found = set()
     for word in words:  # two come soon
-        if word in STOP_WORDS:
+        if word in stop_words:
             found.add(word)
             if len(found) == 2:
                 return None
