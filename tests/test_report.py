@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from browser import hard_to_read, needs_chromium, opened
 from conftest import ROOT
 
 REPORT = ROOT / "recipes/08_report/report.py"
@@ -70,3 +71,33 @@ def test_a_whole_run():
     for said in ("answers invented about people", "wins against SFT", "larger of two sums", "A page that", "sharpens"):
         assert said in page
     assert len(page.encode()) < 5_000_000
+
+
+PAGES = ("report.html", "4_corpus/funnel.html", "5_tokenizer/tokenizer.html", "grpo/thoughts.html")
+
+
+@needs_chromium
+@pytest.mark.parametrize("width, dark", [(1440, False), (1440, True), (390, False), (390, True)])
+def test_in_a_browser(path_folder, half, width, dark):
+    """Of the whole run, if there is one, every page; else of a run half done. Wide and narrow, light and dark, on paper."""
+    run = ROOT / "outputs/tiny"
+    if not (run / "report.html").is_file():
+        run = half
+        report(run)
+    for name in PAGES:
+        if not (run / name).is_file():
+            continue
+        with opened((run / name).as_uri(), width=width, dark=dark) as (page, wrong):
+            loaded = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+            assert 0 < loaded < 2000
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+            assert not hard_to_read(page), name
+            for summary in page.locator("summary").all()[:3]:
+                summary.focus()
+                before = summary.evaluate("e => e.parentElement.open")
+                page.keyboard.press("Enter")
+                assert summary.evaluate("e => e.parentElement.open") != before, "opens by keyboard"
+            assert page.evaluate("[...document.images].every((image) => image.alt)")
+            page.emulate_media(media="print")
+            assert not hard_to_read(page), f"{name} on paper"
+            assert not wrong
