@@ -26,7 +26,7 @@ from crawl2chat.chat import load_model, load_tokenizer
 from crawl2chat.conversation import Conversation, Piece
 from crawl2chat.inside import Vocabulary, branches, candidates, expectation
 from crawl2chat.stage import StageError, bounded, parse
-from crawl2chat.tools import Search, calculate
+from crawl2chat.tools import Search, toolbox
 
 STAGES = ("base", "draft", "sft", "dpo", "ppo", "grpo")  # of a run, in the order in which they were trained
 NUM_SHOWN = 3000  # tokens of a text
@@ -64,9 +64,8 @@ class Studio:
             raise StageError(f"{config.run} holds no model of {', '.join(STAGES)}; run recipes/run_tiny.sh first.")
         self.tokenizers = {short_name(name): name for name in config.tokenizers} | self.folders
         corpus = config.corpus or (str(run / "4_corpus") if config.run and (run / "4_corpus").is_dir() else "")
-        self.search = Search(corpus) if corpus else None
-        self.toolbox = {"calculator": ("expression", calculate)}
-        self.toolbox |= {"search": ("query", self.search)} if self.search else {}
+        self.toolbox = toolbox(corpus or None)
+        self.search = self.toolbox["search"][1] if corpus else None
         self.max_new_tokens = config.max_new_tokens
         self.vocabulary = lru_cache(self._vocabulary)
         self.model = lru_cache(self._model)
@@ -91,10 +90,10 @@ def short_name(model: str) -> str:
 def main(config: PlaygroundConfig) -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    launch(app(Studio(config)), server_name=config.host, server_port=config.port or None)
+    launch(app(Studio(config)), server_name=config.host, server_port=config.port or None, quiet=False)
 
 
-def launch(blocks: gr.Blocks, **options) -> None:
+def launch(blocks: gr.Blocks, quiet: bool = True, **options) -> None:
     fonts = {"font": ["Inter", "Helvetica Neue", "Arial", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     theme = gr.themes.Base(primary_hue="teal", **fonts).set(
         color_accent="#0d7f78",
@@ -105,7 +104,7 @@ def launch(blocks: gr.Blocks, **options) -> None:
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover="*primary_800",
     )
-    blocks.queue(default_concurrency_limit=4).launch(theme=theme, css=page.CSS, quiet=True, **options)
+    blocks.queue(default_concurrency_limit=4).launch(theme=theme, css=page.CSS, quiet=quiet, **options)
 
 
 def app(studio: Studio) -> gr.Blocks:
@@ -246,12 +245,12 @@ def chat_tab(studio: Studio) -> None:
         if not message.strip():
             yield page.chat(turns, coloured), turns, message
             return
-        toolbox = studio.toolbox if tools else {}
+        offered = studio.toolbox if tools else {}
         if not chosen:
             raise gr.Error("choose a model to talk to.", print_exception=False)
         turn = {"message": message, "replies": {name: Reply() for name in chosen}}
         turns = [*turns, turn]
-        streams = [answer(studio, name, message, temperature, toolbox, turns) for name in chosen]
+        streams = [answer(studio, name, message, temperature, offered, turns) for name in chosen]
         shown_at = 0.0
         for _ in zip_longest(*streams):  # a token of each model in turn
             if time.monotonic() - shown_at > PAUSE:
@@ -287,13 +286,13 @@ class Reply:
         return [{**run, "open": not self.ended and run is runs[-1]} for run in runs]
 
 
-def answer(studio: Studio, name: str, message: str, temperature: float, toolbox: dict, turns: list):
+def answer(studio: Studio, name: str, message: str, temperature: float, offered: dict, turns: list):
     """Puts what a model says into the last turn, piece by piece; what goes wrong is shown in its place."""
     reply: Reply = turns[-1]["replies"][name]
     before = [turn["replies"][name].history for turn in turns[:-1] if name in turn["replies"]]
     try:
         tokenizer = studio.vocabulary(name).tokenizer
-        conversation = Conversation(studio.model(name), tokenizer, toolbox, studio.max_new_tokens, temperature)
+        conversation = Conversation(studio.model(name), tokenizer, offered, studio.max_new_tokens, temperature)
         conversation.history = next((history for history in reversed(before) if history), [])
         for piece in conversation.reply(message):
             reply.pieces.append(piece)
