@@ -40,6 +40,7 @@ from crawl2chat import verify
 from crawl2chat.chat import RESPONSE_TEMPLATE, local
 from crawl2chat.collapse import StopsWhenCollapsed
 from crawl2chat.inspector import Inspector, questions_of
+from crawl2chat.puzzles import gym_score
 from crawl2chat.stage import StageError, bounded, missing
 from crawl2chat.tools import callables
 
@@ -127,6 +128,28 @@ def countdown(
 ) -> list[float | None]:
     """1 for an expression of all the numbers that comes to the target."""
     return [verify.countdown(*row) for row in zip(said(completions), numbers, target)]
+
+
+def solved(
+    completions: list[list[dict]],
+    answer: list[str],
+    numbers: list[list[int] | None],
+    target: list[int | None],
+    entry: list[str | None],
+    **columns,
+) -> list[float | None]:
+    """1 for a puzzle solved (`crawl2chat.puzzles`): as `countdown` where there are numbers, as reasoning-gym judges its own
+    (from 0 to 1), as `correct` where the answer is a number, and else as `exact`."""
+    rows = zip(said(completions), answer, numbers, target, entry, strict=True)
+    return [_solved(*row) for row in rows]
+
+
+def _solved(text: str, gold: str, numbers: list[int] | None, target: int | None, entry: str | None) -> float | None:
+    if entry:
+        return gym_score(verify.final_answer(text)[0], entry)
+    if numbers:
+        return verify.countdown(text, numbers, target)
+    return verify.exact(text, gold) if gold.isalpha() else verify.score(text, gold)
 
 
 def language(code: str = "en") -> Callable[..., list[float]]:
