@@ -1,13 +1,16 @@
 """What `pip install` gets: a wheel with the templates in it, from which a copied recipe runs."""
 
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
-from conftest import ROOT
+from conftest import ROOT, SMALL, metrics
 
 
-def test_wheel_and_sdist_hold_everything(tmp_path):
+def test_wheel_and_sdist_hold_everything_for_a_copied_recipe(path_folder, tmp_path):
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", ROOT]
     subprocess.run([str(word) for word in command], check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
@@ -27,3 +30,29 @@ def test_wheel_and_sdist_hold_everything(tmp_path):
     }  # before the folder in which this repository is installed
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert ran.returncode == 0 and str(tmp_path / "installed") in ran.stdout, ran.stderr
+
+    # Scripts and YAMLs that were copied somewhere else, with nothing of this repository beside them.
+    for folder in ("data_processing", "recipes/01_pretrain", "recipes/07_evaluate"):
+        shutil.copytree(ROOT / folder, tmp_path / "mine" / Path(folder).name)
+
+    def copied(script: str, *arguments) -> None:
+        command = [sys.executable, script, *map(str, arguments), "--output_dir", tmp_path / "out" / Path(script).stem]
+        ran = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, **environment}, cwd=tmp_path / "mine"
+        )
+        assert ran.returncode == 0, ran.stderr
+
+    out = tmp_path / "out"
+    copied("data_processing/5_train_tokenizer.py", "--vocab_size", 400, "--corpus", path_folder / "4_corpus")
+    copied(
+        "data_processing/6_tokenize_corpus.py",
+        "--corpus",
+        path_folder / "4_corpus",
+        "--tokenizer",
+        out / "5_train_tokenizer",
+    )
+    shape = [*SMALL, "--max_steps", 2, "--config", "01_pretrain/tiny.yaml"]
+    copied("01_pretrain/pretrain.py", *shape, "--tokens", out / "6_tokenize_corpus")
+    asked = ["--base", "true", "--max_new_tokens", 4, "--tests", path_folder / "7_conversations"]
+    copied("07_evaluate/run_eval.py", "--model", out / "pretrain", *asked)
+    assert metrics(out / "run_eval")["num_problems"]
