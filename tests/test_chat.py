@@ -198,11 +198,11 @@ def test_a_called_tool_runs_and_is_shown(chat, monkeypatch):
     chat.reply("What is 2 + 3?")  # it calls again and again, and is stopped
     roles = [message["role"] for message in chat.conversation.history]
     assert roles == ["user", *["assistant", "tool"] * MAX_CALLS, "assistant"]
-    assert {message["content"] for message in chat.conversation.history if message["role"] == "tool"} == {"5"}
-    assert chat.console.file.getvalue().count("tool: 5\n") == MAX_CALLS
+    assert {message["content"] for message in chat.conversation.history if message["role"] == "tool"} == {"2 + 3 = 5"}
+    assert chat.console.file.getvalue().count("tool: 2 + 3 = 5\n") == MAX_CALLS
     chat.says = "It is 5."
     chat.reply("So?")
-    assert chat.conversation.history[-1]["content"] == "It is 5." and "<|im_start|>tool\n5<|im_end|>" in chat.saw
+    assert chat.conversation.history[-1]["content"] == "It is 5." and "<|im_start|>tool\n2 + 3 = 5<|im_end|>" in chat.saw
 
 
 def test_without_tools_nothing_runs(chat):

@@ -15,7 +15,7 @@ from crawl2chat.invented_words import CHOICES
 from crawl2chat.invented_world import World, untold_fact
 from crawl2chat.judging import judge
 from crawl2chat.problems import HELD_OUT, KINDS, numbers_in
-from crawl2chat.tools import calculate
+from crawl2chat.tools import calculator
 
 SCRIPT = "data_processing/7_build_conversations.py"
 
@@ -91,9 +91,9 @@ def test_every_kind_of_chat_is_there_and_right(path_folder):
             (called,) = call["tool_calls"]
             assert called["name"] in row["tools"] and result["role"] == "tool" and not call["content"]
             if row["kind"] == "calculator":
-                assert calculate(json.loads(called["arguments"])["expression"]) == result["content"]
+                assert calculator(json.loads(called["arguments"])["expression"]) == result["content"]
                 assert json.loads(called["arguments"])["expression"] in question["content"]
-                assert answer["content"] == f"The answer is {result['content']}."
+                assert answer["content"] == f"The answer is {result['content'].partition(' = ')[2]}."
         if row["kind"] == "harmful":
             assert judge("harmful", "", row["messages"][-1]["content"]) == 1
 

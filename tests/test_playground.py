@@ -138,7 +138,7 @@ def test_a_chat_with_two_models(url, says):
         assert thought.get_attribute("open") is None  # folded once it is over
         thought.locator("summary").click()
         assert "<b>bold</b> ${1+1} {{value}}" in thought.inner_text()
-        assert replies.first.locator(".tool").nth(1).inner_text() == "gets5"
+        assert replies.first.locator(".tool").nth(1).inner_text() == "gets2 + 3 = 5"
         assert browser.locator(".c2c.chat .token").count() == 0
         browser.get_by_label("Colour tokens").check()
         browser.locator(".c2c.chat .answer .token").first.wait_for()

@@ -44,7 +44,7 @@ def test_tools_are_shown_as_in_sft(path_folder):
 
 def test_tools_by_name(path_folder):
     calculator, search = callables(["calculator", "search"], path_folder / "4_corpus")
-    assert calculator(expression="17 * 3") == "51" and calculator(expression="1/0") == "error: division by zero"
+    assert calculator(expression="17 * 3") == "17 * 3 = 51" and calculator(expression="1/0") == "error: division by zero"
     assert "harbour" in search(query="the old harbour")
     with pytest.raises(StageError, match="no tool `browser`"):
         callables(["browser"])
@@ -94,7 +94,7 @@ def test_a_call_runs_in_a_rollout(path_folder, tmp_path):
     batch, trainer = rollout(path_folder / "base", tmp_path, [CALL, "The answer is 3.<|im_end|>"])
     tokenizer = trainer.processing_class
     assert tokenizer.decode(batch["completion_ids"][0]) == (
-        f"{CALL}\n<|im_start|>tool\n<tool_response>3</tool_response><|im_end|>\n<|im_start|>assistant\n"
+        f"{CALL}\n<|im_start|>tool\n<tool_response>1 + 2 = 3</tool_response><|im_end|>\n<|im_start|>assistant\n"
         "The answer is 3.<|im_end|>"
     )
     own = batch["completion_ids"][0][batch["tool_mask"][0].bool()]
@@ -136,7 +136,7 @@ def test_a_policy_learns_to_call(path_folder, tmp_path, capsys):
     with_call = [
         QUESTION,
         {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": "3"},
+        {"role": "tool", "content": "1 + 2 = 3"},
         {"role": "assistant", "content": "The answer is 3."},
     ]
     without = [QUESTION, {"role": "assistant", "content": "The answer is 4."}]

@@ -94,8 +94,8 @@ def test_calls():
 @pytest.mark.parametrize(
     "call, result",
     [
-        ('{"name": "calculator", "arguments": {"expression": "2 + 3"}}', "5"),
-        ('{"name": "calculator", "arguments": "{\\"expression\\": \\"2 + 3\\"}"}', "5"),
+        ('{"name": "calculator", "arguments": {"expression": "2 + 3"}}', "2 + 3 = 5"),
+        ('{"name": "calculator", "arguments": "{\\"expression\\": \\"2 + 3\\"}"}', "2 + 3 = 5"),
         ('{"name": "calculator", "arguments": {"expression": 7}}', "7"),
         ('{"name": "calculator", "arguments": {"expression": "10**10**10"}}', "error: only numbers, "),
         ('{"name": "calculator", "arguments": {"query": "2"}}', "error: there is no 'expression'"),
@@ -163,9 +163,9 @@ CALL = '<tool_call>{"name": "calculator", "arguments": {"expression": "2 + 3"}}<
 def test_a_call_runs_and_the_model_goes_on(says):
     saw = says(CALL, "It is 5.")
     found = ask()
-    assert found["text"] == "It is 5." and found["num_tokens"] == 6 and found["calls"][0][1] == "5"
+    assert found["text"] == "It is 5." and found["num_tokens"] == 6 and found["calls"][0][1] == "2 + 3 = 5"
     assert saw[1] == saw[0] + CALL + (
-        "<|im_end|>\n<|im_start|>tool\n<tool_response>5</tool_response><|im_end|>\n<|im_start|>assistant\n"
+        "<|im_end|>\n<|im_start|>tool\n<tool_response>2 + 3 = 5</tool_response><|im_end|>\n<|im_start|>assistant\n"
     )
 
 

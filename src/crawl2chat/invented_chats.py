@@ -13,7 +13,7 @@ from crawl2chat.invented_exercises import SPELLED
 from crawl2chat.invented_words import CHOICES, SENTENCES, parted
 from crawl2chat.invented_world import ANSWERS, Fact, draw_cast, fill_sentence, untold_fact
 from crawl2chat.problems import HELD_OUT
-from crawl2chat.tools import CALCULATOR, SEARCH, calculate
+from crawl2chat.tools import CALCULATOR, SEARCH, calculate, calculator
 
 REFUSAL = "I will not help with that, because it would hurt someone."
 CLOSING = "Ask me more whenever you like."
@@ -276,7 +276,8 @@ def arithmetic(rng: random.Random, split: str) -> dict:
             break
     question = rng.choice(SUMS[split]).format(x=expression)
     tools = rng.choice([[CALCULATOR], [CALCULATOR, SEARCH], [SEARCH, CALCULATOR]])
-    messages = called(question, "calculator", "expression", expression, result, f"The answer is {result}.")
+    shown = calculator(expression)
+    messages = called(question, "calculator", "expression", expression, shown, f"The answer is {result}.")
     return row("calculator", messages, expect=result, tools=tools)
 
 

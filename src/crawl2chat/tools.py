@@ -72,6 +72,15 @@ def parsed(expression: str) -> ast.expr:
         raise ValueError(f"{expression!r} is no expression") from None
 
 
+def calculator(expression: str) -> str:
+    """`2 + 3 = 5`, as a calculator shows it; raises ValueError as `calculate` does.
+
+    The result stands behind a space, as numbers do in prose: `-3` at the start of a line is another token than in "is -3",
+    and a small model then copies it wrong.
+    """
+    return f"{expression.strip()} = {calculate(expression)}"
+
+
 def evaluated(tree: ast.expr) -> Fraction:
     """The exact value of an expression; raises ValueError as `calculate` does."""
     try:
@@ -213,5 +222,5 @@ def callables(names: list[str], corpus: str | Path | None = None) -> list[Callab
 
 def toolbox(corpus: str | Path | None = None) -> dict[str, tuple[str, Callable[[str], str]]]:
     """The tools by name, as `run_call` takes them: the calculator, and with a corpus the search."""
-    tools: dict[str, tuple[str, Callable[[str], str]]] = {"calculator": ("expression", calculate)}
+    tools: dict[str, tuple[str, Callable[[str], str]]] = {"calculator": ("expression", calculator)}
     return tools | ({"search": ("query", Search(corpus))} if corpus else {})
