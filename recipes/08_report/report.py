@@ -37,11 +37,12 @@ PATH = [
     ("reward", "Reward model", "{accuracy:.1%} of held-out pairs"),
     ("dpo", "DPO", "{held_out_accuracy:.1%} of held-out pairs"),
     ("ppo", "PPO", "score {first_score:.2f} to {last_score:.2f}"),
+    ("ppo_sums", "PPO on problems", "score {first_score:.2f} to {last_score:.2f}"),
     ("grpo", "GRPO", "reward {first_reward:.2f} to {last_reward:.2f}"),
     ("control", "Control", "SFT for as long as GRPO"),
 ]
 EVALUATED = {"base": "base", "draft": "draft", "sft": "SFT", "control": "control"}
-EVALUATED |= {"dpo": "DPO", "ppo": "PPO", "grpo": "GRPO"}
+EVALUATED |= {"dpo": "DPO", "ppo": "PPO", "ppo_sums": "PPO", "grpo": "GRPO"}
 ASKED = dict(
     zip(
         KINDS,
@@ -189,7 +190,7 @@ def requests(run: Run) -> list[dict]:
 
 def solved(run: Run) -> dict:
     """Held-out problems by kind, and one of each kind through the models."""
-    names = [name for name in ("base", "sft", "control", "grpo") if "accuracy" in run.metrics(f"eval_{name}")]
+    names = [name for name in ("base", "sft", "control", "ppo_sums", "grpo") if "accuracy" in run.metrics(f"eval_{name}")]
     if "grpo" not in names:
         return {}
     found = {name: run.metrics(f"eval_{name}") for name in names}

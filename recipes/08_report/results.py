@@ -33,6 +33,7 @@ REPEATED = {
     "reward": {"accuracy": "reward_accuracy"},
     "eval_dpo": {"win_rate": "dpo_win_rate", "win_rate_by_reward": "dpo_win_rate_by_reward", "kl": "dpo_kl"},
     "eval_ppo": {"win_rate": "ppo_win_rate", "win_rate_by_reward": "ppo_win_rate_by_reward", "kl": "ppo_kl"},
+    "eval_ppo_sums": {"accuracy": "ppo_accuracy"},
     "eval_control": {"accuracy": "control_accuracy", "completion_tokens": "control_completion_tokens"},
     "eval_control_answered": {"accuracy": "control_answered_accuracy"},
     "eval_grpo": {
@@ -58,6 +59,7 @@ HEADLINE = {
     "reward": "accuracy",
     "dpo": "held_out_accuracy",
     "ppo": "last_score",
+    "ppo_sums": "last_score",
     "grpo": "last_reward",
     "control": "train_loss",
     "control_answered": "train_loss",
@@ -66,6 +68,7 @@ HEADLINE = {
     "eval_sft": "accuracy",
     "eval_dpo": "win_rate",
     "eval_ppo": "win_rate",
+    "eval_ppo_sums": "accuracy",
     "eval_control": "accuracy",
     "eval_control_answered": "accuracy",
     "eval_grpo": "accuracy",
@@ -140,7 +143,7 @@ def compare(folders: list[Path]) -> None:
 
 def accuracy_table(metrics: dict) -> Table:
     """Accuracy on held-out problems by kind, and the tokens spent, for each model."""
-    names = ("base", "sft", "control", "control_answered", "grpo")
+    names = ("base", "sft", "control", "control_answered", "ppo_sums", "grpo")
     evaluations = {name: metrics[f"eval_{name}"] for name in names if f"eval_{name}" in metrics}
     table = Table(title=f"{evaluations['grpo']['num_problems']} held-out problems, greedy", title_justify="left")
     table.add_column("right, %")

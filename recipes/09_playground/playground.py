@@ -28,7 +28,7 @@ from crawl2chat.inside import Vocabulary, branches, candidates, expectation
 from crawl2chat.stage import StageError, bounded, parse
 from crawl2chat.tools import Search, toolbox
 
-STAGES = ("base", "draft", "sft", "dpo", "ppo", "grpo")  # of a run, in the order in which they were trained
+STAGES = ("base", "draft", "sft", "dpo", "ppo", "ppo_sums", "grpo")  # of a run, in the order in which they were trained
 NUM_SHOWN = 3000  # tokens of a text
 NUM_LOOKED_AT = 256  # tokens before the next one
 NUM_CANDIDATES = 10
