@@ -202,7 +202,9 @@ def test_a_called_tool_runs_and_is_shown(chat, monkeypatch):
     assert chat.console.file.getvalue().count("tool: 2 + 3 = 5\n") == MAX_CALLS
     chat.says = "It is 5."
     chat.reply("So?")
-    assert chat.conversation.history[-1]["content"] == "It is 5." and "<|im_start|>tool\n2 + 3 = 5<|im_end|>" in chat.saw
+    assert (
+        chat.conversation.history[-1]["content"] == "It is 5." and "<|im_start|>tool\n2 + 3 = 5<|im_end|>" in chat.saw
+    )
 
 
 def test_without_tools_nothing_runs(chat):

@@ -44,7 +44,9 @@ def test_tools_are_shown_as_in_sft(path_folder):
 
 def test_tools_by_name(path_folder):
     calculator, search = callables(["calculator", "search"], path_folder / "4_corpus")
-    assert calculator(expression="17 * 3") == "17 * 3 = 51" and calculator(expression="1/0") == "error: division by zero"
+    assert (
+        calculator(expression="17 * 3") == "17 * 3 = 51" and calculator(expression="1/0") == "error: division by zero"
+    )
     assert "harbour" in search(query="the old harbour")
     with pytest.raises(StageError, match="no tool `browser`"):
         callables(["browser"])

@@ -190,7 +190,9 @@ def requests(run: Run) -> list[dict]:
 
 def solved(run: Run) -> dict:
     """Held-out problems by kind, and one of each kind through the models."""
-    names = [name for name in ("base", "sft", "control", "ppo_sums", "grpo") if "accuracy" in run.metrics(f"eval_{name}")]
+    names = [
+        name for name in ("base", "sft", "control", "ppo_sums", "grpo") if "accuracy" in run.metrics(f"eval_{name}")
+    ]
     if "grpo" not in names:
         return {}
     found = {name: run.metrics(f"eval_{name}") for name in names}

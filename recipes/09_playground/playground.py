@@ -28,7 +28,15 @@ from crawl2chat.inside import Vocabulary, branches, candidates, expectation
 from crawl2chat.stage import StageError, bounded, parse
 from crawl2chat.tools import Search, toolbox
 
-STAGES = ("base", "draft", "sft", "dpo", "ppo", "ppo_sums", "grpo")  # of a run, in the order in which they were trained
+STAGES = (
+    "base",
+    "draft",
+    "sft",
+    "dpo",
+    "ppo",
+    "ppo_sums",
+    "grpo",
+)  # of a run, in the order in which they were trained
 NUM_SHOWN = 3000  # tokens of a text
 NUM_LOOKED_AT = 256  # tokens before the next one
 NUM_CANDIDATES = 10
@@ -248,6 +256,7 @@ def chat_tab(studio: Studio) -> None:
         offered = studio.toolbox if tools else {}
         if not chosen:
             raise gr.Error("choose a model to talk to.", print_exception=False)
+        chosen = [name for name in names if name in chosen]  # as they were trained, not as they were clicked
         turn = {"message": message, "replies": {name: Reply() for name in chosen}}
         turns = [*turns, turn]
         streams = [answer(studio, name, message, temperature, offered, turns) for name in chosen]
