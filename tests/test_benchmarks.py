@@ -126,3 +126,10 @@ def test_ppo_beside_grpo(path_folder, tmp_path):
     found = trained_beside("ppo.py", path_folder, tmp_path, "--steps", 4)
     assert {"GRPO", "PPO"} == set(found) and all(of["seconds"] > 0 and len(of["runs"]) == 1 for of in found.values())
     assert "stroke: #" in (tmp_path / "curves.svg").read_text()
+
+
+def test_the_playground(chat_folder):
+    command = [sys.executable, ROOT / "benchmarks/playground.py", "--model", chat_folder, "--repeats", "2"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    for name in ("next_token_view_ms", "first_token_ms"):
+        assert 0 < found[name]["least"] <= found[name]["median"] <= found[name]["most"]

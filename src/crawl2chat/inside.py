@@ -94,16 +94,16 @@ class Branch:
 
 @torch.no_grad()
 def branches(model, ids: list[int], width: int = 3, depth: int = 3) -> list[Branch]:
-    """The tree of the `width` likeliest tokens, `depth` tokens deep; all of a depth in one batch."""
+    """The tree of the `width` likeliest tokens, `depth` tokens deep; all of a depth in one batch, behind a shared cache."""
     root = Branch(ids[-1], 1.0)
-    paths = [(root, ids)]
-    for _ in range(depth):
-        batch = torch.tensor([path for _, path in paths], device=model.device)
-        odds = model(input_ids=batch, logits_to_keep=1).logits[:, -1].float().softmax(-1)
-        best = odds.topk(width)
-        following = []
-        for (branch, path), shares, found in zip(paths, best.values.tolist(), best.indices.tolist()):
-            branch.then = [Branch(id, share) for id, share in zip(found, shares)]
-            following += [(child, [*path, child.id]) for child in branch.then]
-        paths = following
+    leaves, inputs, cache = [root], torch.tensor([ids], device=model.device), None
+    for level in range(depth):
+        output = model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        best = output.logits[:, -1].float().softmax(-1).topk(width)
+        for leaf, shares, found in zip(leaves, best.values.tolist(), best.indices.tolist()):
+            leaf.then = [Branch(id, share) for id, share in zip(found, shares)]
+        leaves = [child for leaf in leaves for child in leaf.then]
+        inputs, cache = best.indices.reshape(-1, 1), output.past_key_values
+        if level + 1 < depth:
+            cache.batch_repeat_interleave(width)
     return root.then
