@@ -7,6 +7,7 @@ centred so that guessing is 0 and knowing all is 1; of ten tasks of the 22, in t
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
@@ -49,13 +50,10 @@ class Harness:
     ):
         if find_spec("lm_eval") is None:
             raise StageError('tasks need lm-evaluation-harness; install it with pip install "crawl2chat[eval]".')
-        from lm_eval.tasks import TaskManager
-
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         self.names = list(dict.fromkeys(task for name in names for task in (CORE if name == "core" else [name])))
         ours = {file.stem for file in Path(task_folder).glob("*.yaml")}
-        # Its own 10,000 take seconds to list.
-        self.manager = TaskManager(include_path=str(task_folder), include_defaults=not ours.issuperset(self.names))
+        self.manager = _manager(str(task_folder), not ours.issuperset(self.names))
         known = set(self.manager.all_tasks)
         for name in self.names:
             if name not in known:
@@ -128,6 +126,13 @@ class Harness:
             fewshot_random_seed=seed,
         )
         return {task: _metrics(scores) for task, scores in found["results"].items()}
+
+
+@cache  # its own 10,000 take seconds to list
+def _manager(task_folder: str, with_its_own: bool):
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=task_folder, include_defaults=with_its_own)
 
 
 def _metrics(scores: dict) -> dict[str, dict]:
