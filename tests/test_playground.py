@@ -157,10 +157,11 @@ def test_a_reply_can_be_stopped(url, says):
         browser.get_by_role("button", name="Send").click()
         browser.get_by_text("aa").first.wait_for()
         browser.get_by_role("button", name="Stop").click()
-        time.sleep(0.5)
-        stopped_at = browser.locator(".c2c.chat").inner_text()
-        time.sleep(0.7)
-        assert browser.locator(".c2c.chat").inner_text() == stopped_at
+        before, said = "", browser.locator(".c2c.chat").inner_text()
+        while before != said:  # what was on its way still comes
+            browser.wait_for_timeout(1000)
+            before, said = said, browser.locator(".c2c.chat").inner_text()
+        assert 0 < said.count("a") < 60
         assert not wrong
 
 
