@@ -124,7 +124,9 @@ class Search:
             raise StageError(f"{corpus} has no */*.parquet in it; name the folder of 4_build_corpus.py.")
         self.sources: dict[str, str] = {}  # of each sentence the page that has it first
         for file in files:
-            table = pq.read_table(file)
+            table = pq.read_table(
+                file, columns=[name for name in ("text", "url") if name in pq.read_schema(file).names]
+            )
             urls = table["url"].to_pylist() if "url" in table.column_names else [file.name] * len(table)
             for text, url in zip(table["text"].to_pylist(), urls):
                 for sentence in re.split(r"(?<=[.!?])\s+", text):
