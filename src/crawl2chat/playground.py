@@ -18,7 +18,7 @@ element.addEventListener("click", (event) => {
 
 
 def shown(text: str) -> Markup:
-    """Text as it is to be seen: control characters by their pictures, a line break by its sign and itself.
+    """Text as it is to be seen, control characters by their pictures.
 
     Braces and dollars are written as entities, since Gradio reads what it is given as a template, too.
     """
