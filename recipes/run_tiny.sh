@@ -20,7 +20,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc 2> /dev/null || getconf _NPROC
 SEED=${SEED:-0} TRUTH=
 OUT=${OUT:-outputs/$([ -z "$WARC" ] && echo tiny || basename "$WARC" | sed 's/\.warc.*//')}
 stage() { python "data_processing/$1.py" --config "data_processing/$1.yaml" "${@:2}"; }
-train() { accelerate launch --quiet --config_file accelerate_configs/cpu.yaml "recipes/$1.py" --config "recipes/${1%/*}/${CONFIG:-tiny}.yaml" --seed "$SEED" "${@:2}"; }
+train() { accelerate launch --quiet --config_file accelerate_configs/cpu.yaml "recipes/$1.py" --config "recipes/${1%/*}/tiny.yaml" --seed "$SEED" "${@:2}"; }
 evaluate() { python recipes/07_evaluate/run_eval.py --config recipes/07_evaluate/tiny.yaml --model "$OUT/$1" --tests "$OUT/7_conversations" --corpus "$OUT/4_corpus" --output_dir "$OUT/eval_$1" "${@:2}"; }
 
 if [ -z "$WARC" ]; then
@@ -56,9 +56,6 @@ if [ -z "$WARC" ]; then
     evaluate sft --parts problems facts chats requests --samples 8 --reward_model "$OUT/reward"
     evaluate dpo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
     evaluate ppo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
-    # PPO on what can be checked, beside GRPO on the same questions
-    CONFIG=tiny_sums train 05_ppo/ppo --model "$OUT/sft" --prompts "$CHATS" --output_dir "$OUT/ppo_sums"
-    evaluate ppo_sums --parts problems
   }
   problems() { # what can be checked: by its answer
     train 06_grpo/grpo --model "$OUT/sft" --prompts "$CHATS" --output_dir "$OUT/grpo"
