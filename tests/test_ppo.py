@@ -273,7 +273,7 @@ def test_interrupted_as_uninterrupted(trained, guesser, tmp_path):
 def test_adapters_of_policy_and_values(guesser, tmp_path):
     """A reward rises, an interrupted run is as an uninterrupted one, and both folders hold merged models."""
     lora = ["--use_peft", "true", "--learning_rate", 2e-3]
-    lora += ["--save_steps", 8, "--beta", 0.01]
+    lora += ["--save_steps", 8, "--beta", 0.01, "--max_steps", 48]
     run(PPO, *arguments(guesser, tmp_path / "one"), *lora)
     with killed_at(16, PPOTrainer):
         run(PPO, *arguments(guesser, tmp_path / "other"), *lora)

@@ -157,8 +157,8 @@ def test_a_policy_learns_to_call(path_folder, tmp_path, capsys):
     run(GRPO, *given, "--tools", "calculator", "--dry_run")
     assert "calculator(expression: string): works out a sum" in capsys.readouterr().out
     run(
-        GRPO, *given, "--tools", "calculator", "--max_steps", 24, "--logging_steps", 3, "--per_device_train_batch_size", 16,
-        "--learning_rate", 6e-4, "--save_strategy", "no",
+        GRPO, *given, "--tools", "calculator", "--max_steps", 36, "--logging_steps", 3, "--per_device_train_batch_size", 16,
+        "--learning_rate", 6e-4, "--temperature", 1.0, "--save_strategy", "no",
     )  # fmt: skip
     found = metrics(tmp_path / "grpo")
     assert 0.1 < found["first_reward"] < 0.9 and found["last_reward"] > 0.8, found["curve"]
