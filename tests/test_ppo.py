@@ -272,8 +272,8 @@ def test_interrupted_as_uninterrupted(trained, guesser, tmp_path):
 
 def test_adapters_of_policy_and_values(guesser, tmp_path):
     """A reward rises, an interrupted run is as an uninterrupted one, and both folders hold merged models."""
-    lora = ["--use_peft", "true", "--learning_rate", 2e-3]
-    lora += ["--save_steps", 8, "--beta", 0.01, "--max_steps", 48]
+    lora = ["--use_peft", "true", "--learning_rate", 3e-3, "--temperature", 0.7]
+    lora += ["--save_steps", 8, "--beta", 0.01, "--max_steps", 48, "--logging_steps", 8]
     run(PPO, *arguments(guesser, tmp_path / "one"), *lora)
     with killed_at(16, PPOTrainer):
         run(PPO, *arguments(guesser, tmp_path / "other"), *lora)

@@ -37,7 +37,6 @@ PATH = [
     ("reward", "Reward model", "{accuracy:.1%} of held-out pairs"),
     ("dpo", "DPO", "{held_out_accuracy:.1%} of held-out pairs"),
     ("ppo", "PPO", "score {first_score:.2f} to {last_score:.2f}"),
-    ("ppo_sums", "PPO on problems", "score {first_score:.2f} to {last_score:.2f}"),
     ("grpo", "GRPO", "reward {first_reward:.2f} to {last_reward:.2f}"),
     ("control", "Control", "SFT for as long as GRPO"),
 ]
