@@ -22,14 +22,8 @@ CORE = [
     "winogrande",
 ]  # fmt: skip
 Z_95 = 1.96  # standard errors in half of a 95% confidence interval
-GUESSED = {
-    "lambada_openai": 0.0,
-    "boolq": 0.5,
-    "winogrande": 0.5,
-    "copa": 0.5,
-    "piqa": 0.5,
-}  # others have four choices
-GUESSED |= {"commonsense_qa": 0.2}
+# What guessing gives; the other tasks have four choices.
+GUESSED = dict.fromkeys(("boolq", "copa", "piqa", "winogrande"), 0.5) | {"commonsense_qa": 0.2, "lambada_openai": 0.0}
 
 
 class Harness:
