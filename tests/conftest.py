@@ -39,6 +39,11 @@ SMALL = ["--hidden_size", 64, "--num_layers", 2, "--num_heads", 2, "--intermedia
 SMALL += ["--tokens_per_step", 512]
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Bytes are named after their argument: what gzip makes holds the second, and every worker must find the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 def run(script: str, *arguments) -> None:
     """Runs a script in this process, as `python script arguments` would; raises SystemExit as it does."""
     path = ROOT / script
