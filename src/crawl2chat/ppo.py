@@ -19,9 +19,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import LlamaForTokenClassification, Qwen3ForTokenClassification
 from trl import GRPOConfig, GRPOTrainer
 
-from crawl2chat.rollouts import FastRollouts
+from crawl2chat.packed import attending, is_packable, pack
+from crawl2chat.rollouts import FastRollouts, is_fast_for
 from crawl2chat.stage import StageError, bounded
 
 VALUE_MODEL = "value_model"  # the policy's attribute, and the folder beside its weights
@@ -204,6 +206,14 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
     def _values(self, model: nn.Module, ids: Tensor, attention_mask: Tensor, num_completion_tokens: int) -> Tensor:
         """The value before each token of the completions, (B, T)."""
         value_model = self.accelerator.unwrap_model(model).value_model
+        if is_fast_for(value_model, (Qwen3ForTokenClassification, LlamaForTokenClassification)) and is_packable(
+            value_model
+        ):
+            packed = pack(ids, attention_mask, num_completion_tokens)
+            given = {"input_ids": packed.ids, "position_ids": packed.positions, "packed": packed, "use_cache": False}
+            with self.accelerator.autocast(), attending(value_model):
+                values = value_model(**given).logits[0, packed.num_shared :, 0]
+            return packed.padded(values.float())
         with self.accelerator.autocast():
             values = value_model(input_ids=ids, attention_mask=attention_mask).logits[..., 0]
         return values[:, -num_completion_tokens - 1 : -1].float()

@@ -12,13 +12,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen3ForCausalLM
 
+from crawl2chat.packed import attending, is_packable, pack
+
 # Above, arithmetic is what costs time, and a second copy of the weights would cost memory.
 MAX_PARAMETERS = 300_000_000
+MAX_LOGITS = 2**26  # of which a quarter of a gigabyte is held at once; for more, TRL's chunks
 
 
-def is_fast_for(model) -> bool:
+def is_fast_for(model, classes=(Qwen3ForCausalLM, LlamaForCausalLM)) -> bool:
     """Whether `rollout` knows this model: Qwen3 or Llama with all layers alike, small, and whole on this process."""
-    if type(model) not in (Qwen3ForCausalLM, LlamaForCausalLM) or model.num_parameters() > MAX_PARAMETERS:
+    if type(model) not in classes or model.num_parameters() > MAX_PARAMETERS:
         return False
     weights = list(model.parameters())
     # ZeRO-3's have an id, and are gathered and split as it goes.
@@ -197,6 +200,8 @@ def _joined(name: str, *modules: torch.nn.Linear) -> dict[str, Tensor | None]:
 class FastRollouts:
     """Mixed into GRPOTrainer, before it: draws by `rollout` where that can be, and learns from what teaches something.
 
+    Models that `rollout` knows read a batch without padding, and a prompt once for all its completions (`packed.py`).
+
     Completions of a group that all got the same reward have advantage 0 and no part in the gradient, early and late in a
     training more than half of them; they are left out of the forward and backward pass. The loss stays what it was,
     as its sum is divided by the tokens of all. Logged entropy and clip ratios are of the completions that are left.
@@ -222,6 +227,53 @@ class FastRollouts:
         unset = (args.min_p or 0.0) == 0.0 and args.repetition_penalty == 1.0 and not args.generation_kwargs
         elsewhere = self.use_vllm or self.use_transformers_continuous_batching
         return unset and args.top_p == 1.0 and args.top_k == 0 and not args.cache_implementation and not elsewhere
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **pictures,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """TRL's signature; log-probabilities and entropies (B, T), of the completions' tokens at the temperature."""
+        bare = self.accelerator.unwrap_model(model)
+        special = compute_aux_loss or self.args.cast_lm_head_to_fp32 or any(x is not None for x in pictures.values())
+        if special or not is_fast_for(bare) or not is_packable(bare):
+            return super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **pictures,
+            )
+        parts = zip(input_ids.split(batch_size or len(input_ids)), attention_mask.split(batch_size or len(input_ids)))
+        found = [self._packed_logps(model, bare, *part, logits_to_keep, compute_entropy) for part in parts]
+        logps, entropies = zip(*found)
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
+    def _packed_logps(self, model, bare, ids: Tensor, mask: Tensor, num_completion_tokens: int, with_entropy: bool):
+        packed = pack(ids, mask, num_completion_tokens)
+        places = torch.arange(packed.num_shared, packed.ids.shape[1], device=ids.device)
+        given = {"input_ids": packed.ids, "position_ids": packed.positions, "packed": packed}
+        with self.accelerator.autocast(), attending(bare):
+            if len(places) * bare.config.vocab_size > MAX_LOGITS:
+                labels = F.pad(packed.labels, (packed.num_shared, 0), value=-100)[None]
+                found = model(**given, shift_labels=labels, fused_lm_head=True)
+                logps, entropies = found.log_probs[0, places], found.entropy[0, places] if with_entropy else None
+            else:
+                logits = model(**given, logits_to_keep=places, use_cache=False).logits[0]
+                likely = torch.log_softmax(logits.float() / self.temperature, dim=-1)  # (M, V)
+                logps = likely.gather(1, packed.labels[:, None])[:, 0]
+                with torch.set_grad_enabled(self._entropy_bonus_enabled and torch.is_grad_enabled()):
+                    entropies = -(likely.exp() * likely).sum(-1) if with_entropy else None
+        return packed.padded(logps), packed.padded(entropies) if with_entropy else None
 
     def _compute_loss(self, model, inputs: dict) -> Tensor:
         if self._loses_nothing(inputs):
