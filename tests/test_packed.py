@@ -17,6 +17,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from crawl2chat import packed, rollouts
+from crawl2chat.heads import score_whole
 from crawl2chat.packed import attending, is_packable, pack
 from crawl2chat.ppo import PPOTrainer
 
@@ -51,14 +52,11 @@ def test_the_row():
 class Bare:
     """What of a trainer FastRollouts needs to read a batch."""
 
-    def __init__(self, trainer_class, temperature):
-        self.temperature, self._entropy_bonus_enabled = temperature, True
-        self.args = type("Args", (), {"cast_lm_head_to_fp32": False})
+    def __init__(self, trainer_class):
         plain = {"unwrap_model": lambda self, model: model, "autocast": lambda self: nullcontext()}
         self.accelerator = type("Accelerator", (), plain)()
         read = trainer_class._get_per_token_logps_and_entropies
         self.read = getattr(read, "__wrapped__", read).__get__(self)  # without TRL's clock
-        self._packed_logps = Fast._packed_logps.__get__(self)
 
 
 MODELS = {
@@ -68,17 +66,18 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("max_logits", [2**26, 0], ids=["whole", "in TRL's chunks"])
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "in TRL's chunks"])
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_log_probabilities_entropies_and_gradients(make, max_logits, monkeypatch):
-    monkeypatch.setattr(rollouts, "MAX_LOGITS", max_logits)
+def test_log_probabilities_entropies_and_gradients(make, is_whole):
     ids, mask, length = batch_of(PROMPTS, COMPLETIONS)
     found = []
     for trainer_class in (Fast, GRPOTrainer):
         model = make()
         add_fused_lm_head(model, 1.3, outputs=("log_probs", "entropy"))
+        if is_whole and trainer_class is Fast:
+            score_whole(model, 1.3)
         for size in (None, 4):  # in one piece, and in two
-            logps, entropies, _ = Bare(trainer_class, 1.3).read(model, ids, mask, length, size, compute_entropy=True)
+            logps, entropies, _ = Bare(trainer_class).read(model, ids, mask, length, size, compute_entropy=True)
             own = mask[:, -length:]
             weights = torch.linspace(1, 2, logps.numel()).view(logps.shape) * own
             model.zero_grad()
@@ -97,7 +96,7 @@ def test_values_and_their_gradients(kind, monkeypatch):
     torch.manual_seed(0)
     value_model = kind(config_class(**shape, num_attention_heads=4, num_key_value_heads=2, classifier_dropout=0.0))
     ids, mask, length = batch_of(PROMPTS[:4], COMPLETIONS[:4])
-    bare, model = Bare(Fast, 1.0), torch.nn.Module()
+    bare, model = Bare(Fast), torch.nn.Module()
     model.value_model = value_model
     found, called = [], []
     monkeypatch.setattr("crawl2chat.ppo.pack", lambda *args: called.append(1) or pack(*args))
@@ -125,16 +124,12 @@ def test_a_training_reads_each_prompt_once(path_folder, tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("options", [{"gradient_checkpointing": True}, {"cast_lm_head_to_fp32": True}])
-def test_what_it_cannot_do_is_left_to_trl(path_folder, tmp_path, monkeypatch, options):
-    """Recomputed layers would attend as if nothing were packed."""
+def test_recomputed_layers_are_left_to_trl(path_folder, tmp_path, monkeypatch):
+    """They would attend as if nothing were packed."""
     monkeypatch.setattr(rollouts, "pack", lambda *_: pytest.fail("packed"))
     fast = trainer_of(path_folder / "base", tmp_path, Fast)
     batch = fast._generate_and_score_completions([row for row in fast.train_dataset for _ in range(4)])
-    if options.pop("gradient_checkpointing", False):
-        fast.model.gradient_checkpointing_enable()
-    else:
-        fast.args.cast_lm_head_to_fp32 = True
+    fast.model.gradient_checkpointing_enable()
     assert any(gradient.abs().max() > 0 for gradient in gradients(fast, batch))
 
 

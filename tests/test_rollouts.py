@@ -7,10 +7,11 @@ from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from crawl2chat import rollouts
+from crawl2chat import heads, rollouts
 from crawl2chat.chat import load_model, load_tokenizer
 from crawl2chat.generation import complete
-from crawl2chat.rollouts import FastRollouts, is_fast_for, learned_from, rollout
+from crawl2chat.heads import is_fast_for
+from crawl2chat.rollouts import FastRollouts, learned_from, rollout
 
 SHAPE = {
     "vocab_size": 50,
@@ -94,7 +95,7 @@ def test_models_it_does_not_know_are_left_to_generate(monkeypatch):
     scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}
     assert not is_fast_for(small(LlamaForCausalLM, rope_parameters=scaled))
     assert not is_fast_for(small(use_sliding_window=True, sliding_window=4, max_window_layers=0))
-    monkeypatch.setattr(rollouts, "MAX_PARAMETERS", 1000)
+    monkeypatch.setattr(heads, "MAX_PARAMETERS", 1000)
     assert not is_fast_for(small())
 
 

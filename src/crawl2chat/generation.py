@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 import torch
 from tqdm import tqdm
 
-from crawl2chat.rollouts import is_fast_for, rollout
+from crawl2chat.heads import is_fast_for
+from crawl2chat.rollouts import rollout
 from crawl2chat.tools import calls_in, run_call
 
 

@@ -20,9 +20,9 @@ from transformers import TrainerCallback
 from crawl2chat.charts import line
 from crawl2chat.chat import split_thinking
 from crawl2chat.generation import complete, sample
+from crawl2chat.heads import is_fast_for
 from crawl2chat.html_page import write_page
 from crawl2chat.passes import agrees
-from crawl2chat.rollouts import is_fast_for
 from crawl2chat.stage import StageError, write_atomically, write_jsonl
 from crawl2chat.verify import score
 

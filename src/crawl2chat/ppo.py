@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from transformers import LlamaForTokenClassification, Qwen3ForTokenClassification
 from trl import GRPOConfig, GRPOTrainer
 
+from crawl2chat.heads import is_fast_for
 from crawl2chat.packed import attending, is_packable, pack
-from crawl2chat.rollouts import FastRollouts, is_fast_for
+from crawl2chat.rollouts import FastRollouts
 from crawl2chat.stage import StageError, bounded
 
 VALUE_MODEL = "value_model"  # the policy's attribute, and the folder beside its weights

@@ -10,26 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import LlamaForCausalLM, PreTrainedModel, Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
+from crawl2chat.heads import FastHead, is_fast_for
 from crawl2chat.packed import attending, is_packable, pack
-
-# Above, arithmetic is what costs time, and a second copy of the weights would cost memory.
-MAX_PARAMETERS = 300_000_000
-MAX_LOGITS = 2**26  # of which a quarter of a gigabyte is held at once; for more, TRL's chunks
-
-
-def is_fast_for(model, classes=(Qwen3ForCausalLM, LlamaForCausalLM)) -> bool:
-    """Whether `rollout` knows this model: Qwen3 or Llama with all layers alike, small, and whole on this process."""
-    if type(model) not in classes or model.num_parameters() > MAX_PARAMETERS:
-        return False
-    weights = list(model.parameters())
-    # ZeRO-3's have an id, and are gathered and split as it goes.
-    whole = all(type(weight) is torch.nn.Parameter and not hasattr(weight, "ds_id") for weight in weights)
-    plain = whole and all(weight.numel() and weight.dim() < 3 for weight in weights)
-    no_window = all(kind == "full_attention" for kind in getattr(model.config, "layer_types", None) or [])
-    rope = getattr(model.config, "rope_parameters", None) or {}
-    return plain and no_window and rope.get("rope_type", "default") == "default"
 
 
 @torch.no_grad()
@@ -197,7 +181,7 @@ def _joined(name: str, *modules: torch.nn.Linear) -> dict[str, Tensor | None]:
     }
 
 
-class FastRollouts:
+class FastRollouts(FastHead):
     """Mixed into GRPOTrainer, before it: draws by `rollout` where that can be, and learns from what teaches something.
 
     Models that `rollout` knows read a batch without padding, and a prompt once for all its completions (`packed.py`).
@@ -241,8 +225,8 @@ class FastRollouts:
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """TRL's signature; log-probabilities and entropies (B, T), of the completions' tokens at the temperature."""
         bare = self.accelerator.unwrap_model(model)
-        special = compute_aux_loss or self.args.cast_lm_head_to_fp32 or any(x is not None for x in pictures.values())
-        if special or not is_fast_for(bare) or not is_packable(bare):
+        plain = not compute_aux_loss and all(picture is None for picture in pictures.values())
+        if not plain or not is_fast_for(bare) or not is_packable(bare):
             return super()._get_per_token_logps_and_entropies(
                 model,
                 input_ids,
@@ -253,27 +237,17 @@ class FastRollouts:
                 compute_aux_loss,
                 **pictures,
             )
-        parts = zip(input_ids.split(batch_size or len(input_ids)), attention_mask.split(batch_size or len(input_ids)))
-        found = [self._packed_logps(model, bare, *part, logits_to_keep, compute_entropy) for part in parts]
-        logps, entropies = zip(*found)
-        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
-
-    def _packed_logps(self, model, bare, ids: Tensor, mask: Tensor, num_completion_tokens: int, with_entropy: bool):
-        packed = pack(ids, mask, num_completion_tokens)
-        places = torch.arange(packed.num_shared, packed.ids.shape[1], device=ids.device)
-        given = {"input_ids": packed.ids, "position_ids": packed.positions, "packed": packed}
-        with self.accelerator.autocast(), attending(bare):
-            if len(places) * bare.config.vocab_size > MAX_LOGITS:
-                labels = F.pad(packed.labels, (packed.num_shared, 0), value=-100)[None]
+        logps, entropies = [], []
+        for rows in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
+            packed = pack(input_ids[rows], attention_mask[rows], logits_to_keep)
+            given = {"input_ids": packed.ids, "position_ids": packed.positions, "packed": packed}
+            labels = F.pad(packed.labels, (packed.num_shared, 0), value=-100)[None]
+            with self.accelerator.autocast(), attending(bare):
                 found = model(**given, shift_labels=labels, fused_lm_head=True)
-                logps, entropies = found.log_probs[0, places], found.entropy[0, places] if with_entropy else None
-            else:
-                logits = model(**given, logits_to_keep=places, use_cache=False).logits[0]
-                likely = torch.log_softmax(logits.float() / self.temperature, dim=-1)  # (M, V)
-                logps = likely.gather(1, packed.labels[:, None])[:, 0]
-                with torch.set_grad_enabled(self._entropy_bonus_enabled and torch.is_grad_enabled()):
-                    entropies = -(likely.exp() * likely).sum(-1) if with_entropy else None
-        return packed.padded(logps), packed.padded(entropies) if with_entropy else None
+            logps.append(packed.padded(found.log_probs[0, packed.num_shared :]))
+            if compute_entropy:
+                entropies.append(packed.padded(found.entropy[0, packed.num_shared :]))
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def _compute_loss(self, model, inputs: dict) -> Tensor:
         if self._loses_nothing(inputs):
