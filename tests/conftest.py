@@ -183,7 +183,7 @@ def guesser(path_folder) -> Path:
     chats = [
         {"messages": [question, {"role": "assistant", "content": f"The answer is {3 + i % 2}."}]} for i in range(32)
     ]
-    prompts = [{"prompt": [question], "answer": "3"} for _ in range(16)]
+    prompts = [{"prompt": [question], "answer": "3", "grade": "ab"[i % 2]} for i in range(16)]
     for name, rows in (("sft_train", chats), ("rl_train", prompts)):
         (guesses / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run(

@@ -278,6 +278,7 @@ TRAININGS = {
     "pretrain": (PRETRAIN, lambda folder: [*pretrain_arguments(folder), "--total_tokens", 16 * 64 * 24]),
     "sft": (SFT, lambda folder: [*sft_arguments(folder), "--max_steps", 24]),
     "grpo": (GRPO, lambda folder: [*grpo_arguments(folder), "--max_steps", 24]),
+    "grpo, by grades": (GRPO, lambda folder: [*grpo_arguments(folder), "--max_steps", 24, "--curriculum", "grade"]),
 }
 
 

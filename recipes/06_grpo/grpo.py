@@ -12,6 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from crawl2chat.adapters import Adapted
 from crawl2chat.chat import load_tokenizer
+from crawl2chat.curriculum import MovingCurriculum
 from crawl2chat.footprint import footprint
 from crawl2chat.inspector import write_thoughts
 from crawl2chat.rewards import Asked, scorers
@@ -27,8 +28,8 @@ class ThinkingConfig(FastPrecision, Adapted, Asked, GRPOConfig):
     )
 
 
-class Trainer(FastRollouts, GRPOTrainer):
-    """TRL's, which draws small models' completions fast, and learns from those that teach something."""
+class Trainer(MovingCurriculum, FastRollouts, GRPOTrainer):
+    """TRL's, which draws small models' completions fast, learns from what teaches something, and asks more of that."""
 
 
 def preflight(config: ThinkingConfig) -> dict:
@@ -68,6 +69,7 @@ def main(config: ThinkingConfig) -> dict:
         write_thoughts(config.output_dir)
     curve = [
         {"step": row["step"], "reward": row["reward"], "completion_tokens": row["completions/mean_length"]}
+        | {name: share for name, share in row.items() if name.startswith("curriculum/")}
         for row in trainer.state.log_history
         if "reward" in row
     ]

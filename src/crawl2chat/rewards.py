@@ -61,6 +61,12 @@ class Asked:
     )
     tools: list[str] = field(default_factory=list, metadata={"help": "What it may call: calculator, search."})
     corpus: str = field(default="", metadata={"help": "Folder of 4_build_corpus.py, for the search."})
+    curriculum: str = field(
+        default="",
+        metadata={
+            "help": "Column of the prompts that tells their grade: what teaches is asked more often. Empty: never."
+        },
+    )
     inspect_steps: int = bounded(0, "Steps after which held-out problems are asked again; 0: never.", low=0)
     collapse_steps: int = bounded(30, "Steps of a collapse after which a training stops; 0: it goes on.", low=0)
 
