@@ -108,5 +108,6 @@ def test_a_training_tells_the_shares(guesser, tmp_path):
 
 
 def test_a_column_that_is_none(guesser, tmp_path, capsys):
-    said = refusal(capsys, GRPO, *grpo_arguments(guesser), "--curriculum", "level", "--output_dir", tmp_path / "out")
-    assert "`curriculum` level is no column of the prompts, which have answer, grade, prompt" in said
+    given = ["--curriculum", "level", "--output_dir", tmp_path / "out", "--dry_run"]
+    said = refusal(capsys, GRPO, *grpo_arguments(guesser), *given)
+    assert "`curriculum` level is no column of the prompts, which have prompt, answer, grade" in said

@@ -15,6 +15,7 @@ DPO = "recipes/04_dpo/dpo.py"
 
 def arguments(folder, pairs, out) -> list:
     config = ["--config", ROOT / "recipes/04_dpo/tiny.yaml", "--num_train_epochs", 3, "--learning_rate", 1e-3]
+    config += ["--loss_type", "sigmoid", "--loss_weights", 1.0]
     return [*config, "--model", folder / "base", "--pairs", pairs, "--output_dir", out]
 
 

@@ -12,7 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from crawl2chat.adapters import Adapted
 from crawl2chat.chat import load_tokenizer
-from crawl2chat.curriculum import MovingCurriculum
+from crawl2chat.curriculum import MovingCurriculum, grades_of
 from crawl2chat.footprint import footprint
 from crawl2chat.inspector import write_thoughts
 from crawl2chat.rewards import Asked, scorers
@@ -26,6 +26,9 @@ class ThinkingConfig(FastPrecision, Adapted, Asked, GRPOConfig):
     rewards: list[str] = field(
         default_factory=lambda: ["crawl2chat.rewards.correct"], metadata={"help": "Functions that score completions."}
     )
+    curriculum: str = field(
+        default="", metadata={"help": "Column of the prompts with their grade: of what teaches, more is asked."}
+    )
 
 
 class Trainer(MovingCurriculum, FastRollouts, GRPOTrainer):
@@ -37,6 +40,8 @@ def preflight(config: ThinkingConfig) -> dict:
     model, adapter = config.load(config.model, tokenizer), config.adapter()
     scorers(config.rewards), config.watchers(tokenizer)
     prompts, tools = config.asked(tokenizer, model), config.callables(tokenizer) or None
+    if config.curriculum:
+        grades_of(prompts, config.curriculum)
     example = tokenizer.apply_chat_template(
         prompts[0]["prompt"], tools=tools, tokenize=False, add_generation_prompt=True
     )

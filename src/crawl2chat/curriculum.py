@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
 from torch.utils.data import Sampler
 
 from crawl2chat.stage import StageError
@@ -91,6 +92,14 @@ class Curriculum(Sampler):
         self.to_repeat = state["drawn"]
 
 
+def grades_of(prompts: Dataset, column: str) -> list[str]:
+    """Of each prompt."""
+    if column not in prompts.column_names:
+        found = ", ".join(prompts.column_names)
+        raise StageError(f"`curriculum` {column} is no column of the prompts, which have {found}; name one.")
+    return list(map(str, prompts[column]))
+
+
 class MovingCurriculum:
     """Mixed into GRPOTrainer, before it: `args.curriculum` names the column of the prompts that tells their grade."""
 
@@ -98,13 +107,9 @@ class MovingCurriculum:
         column = self.args.curriculum
         if not column:
             return super()._get_train_sampler(dataset)
-        dataset = self.train_dataset if dataset is None else dataset
-        if column not in dataset.column_names:
-            found = ", ".join(dataset.column_names)
-            raise StageError(f"`curriculum` {column} is no column of the prompts, which have {found}; name one.")
         if not hasattr(self, "_curriculum"):
             self._curriculum = Curriculum(
-                list(map(str, dataset[column])),
+                grades_of(self.train_dataset if dataset is None else dataset, column),
                 self.args.generation_batch_size // self.num_generations,
                 self.num_generations,
                 self.num_iterations * self.args.steps_per_generation,
