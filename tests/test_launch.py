@@ -147,7 +147,8 @@ def test_grpo_on_two_processes(config, guesser, tmp_path):
     arguments = [
         "--config", "recipes/06_grpo/tiny.yaml", "--model", guesser / "guesser", "--prompts", guesser / "guesses",
         "--per_device_train_batch_size", 8, "--max_completion_length", 8, "--learning_rate", 1.5e-3, "--temperature", 1.0,
-        "--inspect_steps", 0, "--max_steps", 24, "--logging_steps", 2, "--save_strategy", "no", "--output_dir", tmp_path / "grpo",
+        "--inspect_steps", 0, "--max_steps", 24, "--logging_steps", 2, "--save_strategy", "no",
+        "--output_dir", tmp_path / "grpo",
         "--rewards", "crawl2chat.rewards.correct", "--lr_scheduler_type", "constant_with_warmup",
         "--ddp_backend", "gloo", "--use_cpu", "true" if config == "ddp" else "false",
     ]  # fmt: skip
