@@ -1,6 +1,7 @@
 """Packed batches: what padded ones give, from fewer tokens; log-probabilities, entropies, values, and all gradients."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -52,8 +53,8 @@ def test_the_row():
 class Bare:
     """What of a trainer FastRollouts needs to read a batch."""
 
-    def __init__(self, trainer_class):
-        plain = {"unwrap_model": lambda self, model: model, "autocast": lambda self: nullcontext()}
+    def __init__(self, trainer_class, precision=nullcontext):
+        plain = {"unwrap_model": lambda self, model: model, "autocast": lambda self: precision()}
         self.accelerator = type("Accelerator", (), plain)()
         read = trainer_class._get_per_token_logps_and_entropies
         self.read = getattr(read, "__wrapped__", read).__get__(self)  # without TRL's clock
@@ -87,6 +88,21 @@ def test_log_probabilities_entropies_and_gradients(make, is_whole):
         for ours, theirs in zip(others, found[-1]):
             assert theirs.abs().max() > 0
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+
+
+def test_in_bf16():
+    """As a GPU trains: queries and keys come out of their norms in float32, values in bf16."""
+    ids, mask, length = batch_of(PROMPTS, COMPLETIONS)
+    model, found = small(num_key_value_heads=2), []
+    add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+    for trainer_class in (Fast, GRPOTrainer):
+        bare = Bare(trainer_class, partial(torch.autocast, "cpu", dtype=torch.bfloat16))
+        logps, _, _ = bare.read(model, ids, mask, length, compute_entropy=True)
+        model.zero_grad()
+        (logps * mask[:, -length:]).sum().backward()
+        found.append([logps * mask[:, -length:], model.model.layers[0].self_attn.k_proj.weight.grad])
+    for ours, theirs in zip(*found):
+        assert (ours - theirs).norm() < 0.05 * theirs.norm()
 
 
 @pytest.mark.parametrize("kind", [Qwen3ForTokenClassification, LlamaForTokenClassification])
