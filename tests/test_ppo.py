@@ -15,8 +15,9 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer
 
+from crawl2chat.advantages import adapted, gae, value_losses
 from crawl2chat.chat import load_tokenizer
-from crawl2chat.ppo import PPOConfig, PPOTrainer, adapted, gae, value_losses
+from crawl2chat.ppo import PPOConfig, PPOTrainer
 from crawl2chat.rewards import reward_function
 from crawl2chat.stage import StageError
 
@@ -228,7 +229,7 @@ def arguments(guesser, out) -> list:
     return [
         "--config", ROOT / "recipes/05_ppo/tiny_sums.yaml", "--model", guesser / "guesser", "--prompts", guesser / "guesses",
         "--per_device_train_batch_size", 16, "--max_completion_length", 8, "--learning_rate", 3e-3,
-        "--value_learning_rate", 3e-3, "--max_steps", 32, "--logging_steps", 2, "--output_dir", out,
+        "--temperature", 1.0, "--value_learning_rate", 3e-3, "--max_steps", 32, "--logging_steps", 2, "--output_dir", out,
     ]  # fmt: skip
 
 

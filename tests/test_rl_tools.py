@@ -9,8 +9,9 @@ from datasets import Dataset
 from transformers import AutoModelForTokenClassification
 from trl import GRPOConfig, GRPOTrainer
 
+from crawl2chat.advantages import gae
 from crawl2chat.chat import RESPONSE_TEMPLATE, load_model, load_tokenizer
-from crawl2chat.ppo import PPOConfig, PPOTrainer, gae
+from crawl2chat.ppo import PPOConfig, PPOTrainer
 from crawl2chat.rewards import correct
 from crawl2chat.stage import StageError
 from crawl2chat.tools import CALCULATOR, SEARCH, callables

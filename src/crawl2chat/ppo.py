@@ -19,9 +19,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import LlamaForTokenClassification, Qwen3ForTokenClassification
+from transformers import LlamaForTokenClassification, PreTrainedModel, Qwen3ForTokenClassification
 from trl import GRPOConfig, GRPOTrainer
 
+from crawl2chat.advantages import adapted, gae, value_losses
 from crawl2chat.heads import is_fast_for
 from crawl2chat.packed import attending, is_packable, pack
 from crawl2chat.rollouts import FastRollouts
@@ -65,61 +66,27 @@ class PPOConfig(GRPOConfig):
         self.num_generations = self.num_generations_eval = 1
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalized advantage estimation (https://arxiv.org/abs/1506.02438).
-
-    Args:
-        rewards: (B, T), of each token.
-        values: (B, T), of the state before each token.
-        mask: (B, T), 1 for what the model wrote, 0 for what a tool said between and for all after the end.
-
-    Returns:
-        advantages and returns, both (B, T) and 0 where masked. A token's next one is the next that the model wrote;
-        nothing comes after the last, be it an end or the place where a completion was cut.
-    """
-    mask = mask.bool()
-    advantages = torch.zeros_like(values)
-    following, next_values = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
-    for t in reversed(range(values.shape[1])):
-        advantage = rewards[:, t] + gamma * next_values - values[:, t] + gamma * lam * following
-        following = torch.where(mask[:, t], advantage, following)
-        next_values = torch.where(mask[:, t], values[:, t], next_values)
-        advantages[:, t] = torch.where(mask[:, t], advantage, 0)
-    return advantages, (advantages + values) * mask
-
-
-def value_losses(values: Tensor, old_values: Tensor, returns: Tensor, cliprange: float) -> tuple[Tensor, Tensor]:
-    """Half the squared error of each token, of the value or of its clipped one, whichever is larger; and which were clipped.
-
-    As in OpenAI's baselines (ppo2); all tensors (B, T).
-    """
-    clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
-    errors, clipped_errors = (values - returns).square(), (clipped - returns).square()
-    return 0.5 * torch.max(errors, clipped_errors), clipped_errors > errors
-
-
-def adapted(beta: float, kl: float, target: float, num_completions: int, horizon: int) -> float:
-    """The weight of the KL divergence after a rollout: Ziegler's controller (https://arxiv.org/abs/1909.08593, 2.2)."""
-    error = min(max(kl / target - 1, -0.2), 0.2)
-    return beta * (1 + error * num_completions / horizon)
-
-
 class PPOTrainer(FastRollouts, GRPOTrainer):
     """PPO. Takes what GRPOTrainer takes, and a value model.
 
     The value model is an attribute of the policy, so that one optimizer, one DDP or ZeRO engine and one checkpoint hold
-    both.
+    both. It is a model of its own, or a linear layer that reads the policy's last hidden states (`shared_head`), and then
+    costs no pass.
 
     With `peft_config` policy and value model are each trained by an adapter, the value model's head as a whole; the policy
     without its adapter is the reference.
 
     Args:
-        value_model: a model for token classification with one label and the policy's vocabulary. Its output at a token is
-            the value of the state after it.
+        value_model: a model for token classification with one label and the policy's vocabulary, or a `shared_head`. Its
+            output at a token is the value of the state after it.
     """
 
     def __init__(self, *args, value_model: nn.Module, peft_config: LoraConfig | None = None, **kwargs):
         super().__init__(*args, peft_config=peft_config, **kwargs)
+        self.shares_values = isinstance(value_model, nn.Linear)
+        if self.shares_values:
+            self.model.value_model = value_model.to(self.model.device)
+            return
         rows = [model.get_input_embeddings().num_embeddings for model in (self.model, value_model)]
         if rows[0] != rows[1]:
             raise StageError(
@@ -141,15 +108,17 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
         with self._without_value_model():  # generation, and vLLM that is given the weights, know the policy alone
             batch = super()._generate_and_score_completions(inputs)
         ids, attention_mask, mask = self._of(batch)
-        if "old_per_token_logps" not in batch:
-            with torch.no_grad():
-                batch["old_per_token_logps"], _, _ = self._get_per_token_logps_and_entropies(
-                    self.model, ids, attention_mask, mask.shape[1], self.args.per_device_train_batch_size
-                )
+        size = self.args.per_device_train_batch_size
         with torch.no_grad():
-            size = self.args.per_device_train_batch_size
+            if "old_per_token_logps" not in batch or self.shares_values:
+                logps, _, _ = self._get_per_token_logps_and_entropies(
+                    self.model, ids, attention_mask, mask.shape[1], size
+                )
+                batch.setdefault("old_per_token_logps", logps)
             parts = zip(ids.split(size), attention_mask.split(size))
-            values = torch.cat([self._values(self.model, *part, mask.shape[1]) for part in parts])
+            values = self._read_values
+            if not self.shares_values:
+                values = torch.cat([self._values(self.model, *part, mask.shape[1]) for part in parts])
 
         kl = torch.zeros_like(values)  # of each token
         if self.beta:
@@ -249,7 +218,9 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
         finally:
             self.beta = beta
         ids, attention_mask, mask = self._of(inputs)
-        values = self._values(model, ids, attention_mask, mask.shape[1])
+        values = self._read_values  # of the policy's pass just now
+        if not self.shares_values:
+            values = self._values(model, ids, attention_mask, mask.shape[1])
         losses, clipped = value_losses(values, inputs["old_values"], inputs["returns"], self.args.cliprange_value)
         training = self.model.training
         accumulation = self.current_gradient_accumulation_steps if training else 1
@@ -275,10 +246,46 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
             log[name].append(self._mean(found, mask).item())
         return policy_loss + self.args.vf_coef * value_loss
 
-    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self._logps = found[0].detach()
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: nn.Module,
+        ids: Tensor,
+        attention_mask: Tensor,
+        num_completion_tokens: int,
+        batch_size=None,
+        **kwargs,
+    ):
+        """TRL's signature. Keeps the log-probabilities and, where they are shared, the values of the same pass."""
+        bare = self.accelerator.unwrap_model(model)
+        head = bare._modules.get(VALUE_MODEL) if self.shares_values else None  # a reference has none
+        hidden: list[Tensor] = []
+        reader = (bare.get_base_model() if isinstance(bare, PeftModel) else bare).base_model
+        hook = reader.register_forward_hook(lambda module, given, found: hidden.append(found.last_hidden_state))
+        try:
+            found = super()._get_per_token_logps_and_entropies(
+                model, ids, attention_mask, num_completion_tokens, batch_size, **kwargs
+            )
+        finally:
+            hook.remove()
+        self._logps, self._read_values = found[0].detach(), None
+        if head is not None:
+            size = batch_size or len(ids)
+            parts = zip(hidden, ids.split(size), attention_mask.split(size))
+            self._read_values = torch.cat(
+                [self._of_hidden(bare, head, *part, num_completion_tokens) for part in parts]
+            )
         return found
+
+    def _of_hidden(
+        self, bare, head: nn.Linear, hidden: Tensor, ids: Tensor, attention_mask: Tensor, num: int
+    ) -> Tensor:
+        """The value before each token of the completions, (B, T), by the last hidden states of a pass, packed or not."""
+        with self.accelerator.autocast():
+            values = head(hidden)[..., 0].float()
+        if self._is_packed(bare):
+            packed = pack(ids, attention_mask, num)
+            return packed.padded(values[0, packed.num_shared :])
+        return values[:, -num - 1 : -1]
 
     # --- optimizer and checkpoints
 
@@ -357,6 +364,9 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
             mine = {
                 name.rpartition(f"{VALUE_MODEL}.")[2]: tensor for name, tensor in weights.items() if is_value(name)
             }
+            if self.shares_values:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                return save_file(mine, Path(folder, "head.safetensors"), {"format": "pt"})
             value_model.save_pretrained(folder, state_dict=mine)
 
     @staticmethod
@@ -364,6 +374,14 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
         """Leaves the policy in a state that holds both."""
         for name in [name for name in weights if is_value(name)]:
             del weights[name]
+
+
+def shared_head(policy: PreTrainedModel) -> nn.Linear:
+    """A value model that reads the policy's last hidden states; at its start every value is 0."""
+    head = nn.Linear(policy.config.hidden_size, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def is_value(name: str) -> bool:

@@ -212,6 +212,9 @@ class FastRollouts(FastHead):
         elsewhere = self.use_vllm or self.use_transformers_continuous_batching
         return unset and args.top_p == 1.0 and args.top_k == 0 and not args.cache_implementation and not elsewhere
 
+    def _is_packed(self, bare: PreTrainedModel) -> bool:
+        return is_fast_for(bare) and is_packable(bare)
+
     def _get_per_token_logps_and_entropies(
         self,
         model,
@@ -225,8 +228,7 @@ class FastRollouts(FastHead):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """TRL's signature; log-probabilities and entropies (B, T), of the completions' tokens at the temperature."""
         bare = self.accelerator.unwrap_model(model)
-        plain = not compute_aux_loss and all(picture is None for picture in pictures.values())
-        if not plain or not is_fast_for(bare) or not is_packable(bare):
+        if compute_aux_loss or any(x is not None for x in pictures.values()) or not self._is_packed(bare):
             return super()._get_per_token_logps_and_entropies(
                 model,
                 input_ids,
