@@ -39,6 +39,22 @@ SMALL = ["--hidden_size", 64, "--num_layers", 2, "--num_heads", 2, "--intermedia
 SMALL += ["--tokens_per_step", 512]
 
 
+# These take longest; begun last, one of them would keep one worker busy long after the others are done.
+LONG = [
+    "test_launch",
+    "test_executors",
+    "test_training",
+    "test_harness",
+    "test_playground",
+    "test_package",
+    "test_ppo",
+]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 def pytest_make_parametrize_id(val, argname):
     """Bytes are named after their argument: what gzip makes holds the second, and every worker must find the same names."""
     return argname if isinstance(val, bytes) else None
