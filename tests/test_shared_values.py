@@ -53,7 +53,7 @@ def test_at_the_start_every_value_is_0(guesser, tmp_path):
 
 
 def test_a_reward_rises_and_an_interruption_changes_nothing(guesser, tmp_path):
-    given = ["--shared_values", "true", "--save_steps", 8, "--temperature", 1.0]
+    given = ["--shared_values", "true", "--save_steps", 8, "--vf_coef", 0.02]
     run(PPO, *arguments(guesser, tmp_path / "whole"), *given)
     found = metrics(tmp_path / "whole")
     assert found["first_score"] < 0.8 and found["last_score"] > 0.95
