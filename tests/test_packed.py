@@ -56,6 +56,7 @@ class Bare:
     def __init__(self, trainer_class, precision=nullcontext):
         plain = {"unwrap_model": lambda self, model: model, "autocast": lambda self: precision()}
         self.accelerator = type("Accelerator", (), plain)()
+        self._is_packed = Fast._is_packed.__get__(self)
         read = trainer_class._get_per_token_logps_and_entropies
         self.read = getattr(read, "__wrapped__", read).__get__(self)  # without TRL's clock
 
