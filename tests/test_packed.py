@@ -56,7 +56,6 @@ class Bare:
     def __init__(self, trainer_class, precision=nullcontext):
         plain = {"unwrap_model": lambda self, model: model, "autocast": lambda self: precision()}
         self.accelerator = type("Accelerator", (), plain)()
-        self._is_packed = Fast._is_packed.__get__(self)
         read = trainer_class._get_per_token_logps_and_entropies
         self.read = getattr(read, "__wrapped__", read).__get__(self)  # without TRL's clock
 
@@ -118,7 +117,7 @@ def test_values_and_their_gradients(kind, monkeypatch):
     found, called = [], []
     monkeypatch.setattr("crawl2chat.ppo.pack", lambda *args: called.append(1) or pack(*args))
     for is_packed in (True, False):
-        monkeypatch.setattr("crawl2chat.ppo.is_packable", lambda _, is_packed=is_packed: is_packed)
+        monkeypatch.setattr("crawl2chat.ppo.is_packable", lambda *_, is_packed=is_packed: is_packed)
         values = PPOTrainer._values(bare, model, ids, mask, length)
         own = mask[:, -length:]
         value_model.zero_grad()

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoMod
 
 from crawl2chat.adapters import Adapted
 from crawl2chat.chat import load_tokenizer, local
-from crawl2chat.ppo import VALUE_MODEL, PPOConfig, PPOTrainer, shared_head
+from crawl2chat.ppo import VALUE_MODEL, PPOConfig, PPOTrainer
 from crawl2chat.rewards import Asked, scorers
 from crawl2chat.stage import StageError, run_stage
 from crawl2chat.training import FastPrecision, asked_for, save, train
@@ -25,9 +25,6 @@ from crawl2chat.training import FastPrecision, asked_for, save, train
 class PreferredConfig(FastPrecision, Adapted, Asked, PPOConfig):
     prompts_file: str = field(default="rlhf_train.jsonl", metadata={"help": "Which of its files holds the prompts."})
     reward_model: str = field(default="", metadata={"help": "Folder of 03_reward: scores each completion."})
-    shared_values: bool = field(
-        default=False, metadata={"help": "Values by a linear layer on the policy, instead of by a model of their own."}
-    )
 
     def problems(self) -> list[str]:
         found = super().problems()
@@ -62,10 +59,8 @@ def load_rewards(config: PreferredConfig) -> tuple[list, list]:
     return [model, *functions], [tokenizer, *[None] * len(functions)]
 
 
-def load_value_model(config: PreferredConfig, tokenizer, policy):
-    """A number for every token: by a head of the policy, by the reward model if it has the same tokenizer, or by a copy."""
-    if config.shared_values:
-        return shared_head(policy)
+def load_value_model(config: PreferredConfig, tokenizer):
+    """A number for every token, from the reward model if it has the same tokenizer, or else from the policy."""
     same = config.reward_model and load_tokenizer(config.reward_model).get_vocab() == tokenizer.get_vocab()
     start = config.reward_model if same else config.model
     settings = AutoConfig.from_pretrained(start, num_labels=1)
@@ -80,7 +75,7 @@ def preflight(config: PreferredConfig) -> dict:
     load_rewards(config)
     return {
         "parameters": model.num_parameters(),
-        "value_parameters": sum(w.numel() for w in load_value_model(config, tokenizer, model).parameters()),
+        "value_parameters": load_value_model(config, tokenizer).num_parameters(),
         "prompts": len(prompts),
         "completions_per_rollout": config.generation_batch_size,
         "updates_per_rollout": config.steps_per_generation
@@ -100,7 +95,7 @@ def main(config: PreferredConfig) -> dict:
     trainer = PPOTrainer(
         model=model,
         peft_config=config.adapter(),
-        value_model=load_value_model(config, tokenizer, model),
+        value_model=load_value_model(config, tokenizer),
         reward_funcs=rewards,
         reward_processing_classes=reward_tokenizers,
         args=config,

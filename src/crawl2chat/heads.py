@@ -16,10 +16,11 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 # Above, arithmetic is what costs time, and a second copy of the weights would cost memory.
 MAX_PARAMETERS = 300_000_000
+CAUSAL = (Qwen3ForCausalLM, LlamaForCausalLM)
 MAX_LOGITS = 2**26  # a quarter of a gigabyte; for more, TRL's chunks
 
 
-def is_fast_for(model, classes=(Qwen3ForCausalLM, LlamaForCausalLM)) -> bool:
+def is_fast_for(model, classes=CAUSAL) -> bool:
     """Whether the fast ways know this model: Qwen3 or Llama with all layers alike, small, and whole on this process."""
     if type(model) not in classes or model.num_parameters() > MAX_PARAMETERS:
         return False

@@ -15,9 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+
+from crawl2chat.heads import CAUSAL, is_fast_for
 
 ATTENTION = "packed_completions"
 NUM_PARTS = 4  # into which completions are sorted by length
@@ -105,10 +108,17 @@ def _causal(padded: Tensor) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool, device=padded.device).tril()
 
 
-def is_packable(model: PreTrainedModel) -> bool:
-    """Whether `packed_attention` may take the place of the model's: recomputation would come when it is gone again."""
+def is_packable(model: PreTrainedModel, classes=CAUSAL) -> bool:
+    """Whether `read` knows this model, of these classes: recomputed layers would attend as if nothing were packed."""
     recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-    return model.config._attn_implementation == "sdpa" and not recomputes
+    return is_fast_for(model, classes) and model.config._attn_implementation == "sdpa" and not recomputes
+
+
+def read(model: nn.Module, packed: Packed, bare: PreTrainedModel | None = None, **options) -> ModelOutput:
+    """What the model, or what it is wrapped in, gives for the row; `bare` is the model itself where it is wrapped."""
+    with attending(bare or model):
+        given = {"input_ids": packed.ids, "position_ids": packed.positions, "packed": packed}
+        return model(**given, use_cache=False, **options)
 
 
 @contextmanager

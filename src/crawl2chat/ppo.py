@@ -19,12 +19,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import LlamaForTokenClassification, PreTrainedModel, Qwen3ForTokenClassification
+from transformers import LlamaForTokenClassification, Qwen3ForTokenClassification
 from trl import GRPOConfig, GRPOTrainer
 
 from crawl2chat.advantages import adapted, gae, value_losses
-from crawl2chat.heads import is_fast_for
-from crawl2chat.packed import attending, is_packable, pack
+from crawl2chat.packed import is_packable, pack, read
 from crawl2chat.rollouts import FastRollouts
 from crawl2chat.stage import StageError, bounded
 
@@ -70,23 +69,18 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
     """PPO. Takes what GRPOTrainer takes, and a value model.
 
     The value model is an attribute of the policy, so that one optimizer, one DDP or ZeRO engine and one checkpoint hold
-    both. It is a model of its own, or a linear layer that reads the policy's last hidden states (`shared_head`), and then
-    costs no pass.
+    both.
 
     With `peft_config` policy and value model are each trained by an adapter, the value model's head as a whole; the policy
     without its adapter is the reference.
 
     Args:
-        value_model: a model for token classification with one label and the policy's vocabulary, or a `shared_head`. Its
-            output at a token is the value of the state after it.
+        value_model: a model for token classification with one label and the policy's vocabulary. Its output at a token is
+            the value of the state after it.
     """
 
     def __init__(self, *args, value_model: nn.Module, peft_config: LoraConfig | None = None, **kwargs):
         super().__init__(*args, peft_config=peft_config, **kwargs)
-        self.shares_values = isinstance(value_model, nn.Linear)
-        if self.shares_values:
-            self.model.value_model = value_model.to(self.model.device)
-            return
         rows = [model.get_input_embeddings().num_embeddings for model in (self.model, value_model)]
         if rows[0] != rows[1]:
             raise StageError(
@@ -110,15 +104,12 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
         ids, attention_mask, mask = self._of(batch)
         size = self.args.per_device_train_batch_size
         with torch.no_grad():
-            if "old_per_token_logps" not in batch or self.shares_values:
-                logps, _, _ = self._get_per_token_logps_and_entropies(
+            if "old_per_token_logps" not in batch:
+                batch["old_per_token_logps"], _, _ = self._get_per_token_logps_and_entropies(
                     self.model, ids, attention_mask, mask.shape[1], size
                 )
-                batch.setdefault("old_per_token_logps", logps)
             parts = zip(ids.split(size), attention_mask.split(size))
-            values = self._read_values
-            if not self.shares_values:
-                values = torch.cat([self._values(self.model, *part, mask.shape[1]) for part in parts])
+            values = torch.cat([self._values(self.model, *part, mask.shape[1]) for part in parts])
 
         kl = torch.zeros_like(values)  # of each token
         if self.beta:
@@ -176,13 +167,10 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
     def _values(self, model: nn.Module, ids: Tensor, attention_mask: Tensor, num_completion_tokens: int) -> Tensor:
         """The value before each token of the completions, (B, T)."""
         value_model = self.accelerator.unwrap_model(model).value_model
-        if is_fast_for(value_model, (Qwen3ForTokenClassification, LlamaForTokenClassification)) and is_packable(
-            value_model
-        ):
+        if is_packable(value_model, (Qwen3ForTokenClassification, LlamaForTokenClassification)):
             packed = pack(ids, attention_mask, num_completion_tokens)
-            given = {"input_ids": packed.ids, "position_ids": packed.positions, "packed": packed, "use_cache": False}
-            with self.accelerator.autocast(), attending(value_model):
-                values = value_model(**given).logits[0, packed.num_shared :, 0]
+            with self.accelerator.autocast():
+                values = read(value_model, packed).logits[0, packed.num_shared :, 0]
             return packed.padded(values.float())
         with self.accelerator.autocast():
             values = value_model(input_ids=ids, attention_mask=attention_mask).logits[..., 0]
@@ -218,9 +206,7 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
         finally:
             self.beta = beta
         ids, attention_mask, mask = self._of(inputs)
-        values = self._read_values  # of the policy's pass just now
-        if not self.shares_values:
-            values = self._values(model, ids, attention_mask, mask.shape[1])
+        values = self._values(model, ids, attention_mask, mask.shape[1])
         losses, clipped = value_losses(values, inputs["old_values"], inputs["returns"], self.args.cliprange_value)
         training = self.model.training
         accumulation = self.current_gradient_accumulation_steps if training else 1
@@ -246,46 +232,10 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
             log[name].append(self._mean(found, mask).item())
         return policy_loss + self.args.vf_coef * value_loss
 
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: nn.Module,
-        ids: Tensor,
-        attention_mask: Tensor,
-        num_completion_tokens: int,
-        batch_size=None,
-        **kwargs,
-    ):
-        """TRL's signature. Keeps the log-probabilities and, where they are shared, the values of the same pass."""
-        bare = self.accelerator.unwrap_model(model)
-        head = bare._modules.get(VALUE_MODEL) if self.shares_values else None  # a reference has none
-        hidden: list[Tensor] = []
-        reader = (bare.get_base_model() if isinstance(bare, PeftModel) else bare).base_model
-        hook = reader.register_forward_hook(lambda module, given, found: hidden.append(found.last_hidden_state))
-        try:
-            found = super()._get_per_token_logps_and_entropies(
-                model, ids, attention_mask, num_completion_tokens, batch_size, **kwargs
-            )
-        finally:
-            hook.remove()
-        self._logps, self._read_values = found[0].detach(), None
-        if head is not None:
-            size = batch_size or len(ids)
-            parts = zip(hidden, ids.split(size), attention_mask.split(size))
-            self._read_values = torch.cat(
-                [self._of_hidden(bare, head, *part, num_completion_tokens) for part in parts]
-            )
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._logps = found[0].detach()
         return found
-
-    def _of_hidden(
-        self, bare, head: nn.Linear, hidden: Tensor, ids: Tensor, attention_mask: Tensor, num: int
-    ) -> Tensor:
-        """The value before each token of the completions, (B, T), by the last hidden states of a pass, packed or not."""
-        with self.accelerator.autocast():
-            values = head(hidden)[..., 0].float()
-        if self._is_packed(bare):
-            packed = pack(ids, attention_mask, num)
-            return packed.padded(values[0, packed.num_shared :])
-        return values[:, -num - 1 : -1]
 
     # --- optimizer and checkpoints
 
@@ -364,9 +314,6 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
             mine = {
                 name.rpartition(f"{VALUE_MODEL}.")[2]: tensor for name, tensor in weights.items() if is_value(name)
             }
-            if self.shares_values:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                return save_file(mine, Path(folder, "head.safetensors"), {"format": "pt"})
             value_model.save_pretrained(folder, state_dict=mine)
 
     @staticmethod
@@ -374,14 +321,6 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
         """Leaves the policy in a state that holds both."""
         for name in [name for name in weights if is_value(name)]:
             del weights[name]
-
-
-def shared_head(policy: PreTrainedModel) -> nn.Linear:
-    """A value model that reads the policy's last hidden states; at its start every value is 0."""
-    head = nn.Linear(policy.config.hidden_size, 1)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    return head
 
 
 def is_value(name: str) -> bool:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from crawl2chat.heads import FastHead, is_fast_for
-from crawl2chat.packed import attending, is_packable, pack
+from crawl2chat.packed import is_packable, pack, read
 
 
 @torch.no_grad()
@@ -212,9 +212,6 @@ class FastRollouts(FastHead):
         elsewhere = self.use_vllm or self.use_transformers_continuous_batching
         return unset and args.top_p == 1.0 and args.top_k == 0 and not args.cache_implementation and not elsewhere
 
-    def _is_packed(self, bare: PreTrainedModel) -> bool:
-        return is_fast_for(bare) and is_packable(bare)
-
     def _get_per_token_logps_and_entropies(
         self,
         model,
@@ -228,7 +225,7 @@ class FastRollouts(FastHead):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """TRL's signature; log-probabilities and entropies (B, T), of the completions' tokens at the temperature."""
         bare = self.accelerator.unwrap_model(model)
-        if compute_aux_loss or any(x is not None for x in pictures.values()) or not self._is_packed(bare):
+        if compute_aux_loss or any(x is not None for x in pictures.values()) or not is_packable(bare):
             return super()._get_per_token_logps_and_entropies(
                 model,
                 input_ids,
@@ -239,13 +236,12 @@ class FastRollouts(FastHead):
                 compute_aux_loss,
                 **pictures,
             )
-        logps, entropies = [], []
-        for rows in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
-            packed = pack(input_ids[rows], attention_mask[rows], logits_to_keep)
-            given = {"input_ids": packed.ids, "position_ids": packed.positions, "packed": packed}
+        logps, entropies, size = [], [], batch_size or len(input_ids)
+        for ids, mask in zip(input_ids.split(size), attention_mask.split(size)):
+            packed = pack(ids, mask, logits_to_keep)
             labels = F.pad(packed.labels, (packed.num_shared, 0), value=-100)[None]
-            with self.accelerator.autocast(), attending(bare):
-                found = model(**given, shift_labels=labels, fused_lm_head=True)
+            with self.accelerator.autocast():
+                found = read(model, packed, bare, shift_labels=labels, fused_lm_head=True)
             logps.append(packed.padded(found.log_probs[0, packed.num_shared :]))
             if compute_entropy:
                 entropies.append(packed.padded(found.entropy[0, packed.num_shared :]))
