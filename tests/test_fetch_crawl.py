@@ -3,7 +3,6 @@
 pytest tests/test_fetch_crawl.py
 """
 
-import email.utils
 import gzip
 import hashlib
 import json
@@ -18,14 +17,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, metrics, run
+from conftest import ROOT, metrics, refusal, run
 from crawl_server import LIST, SNAPSHOT, CrawlServer, contents, path_of, warc, whole
 from tiny_warc import record
 
 import crawl2chat.fetch
 from crawl2chat.fetch import Fetcher, alone_in, list_paths, sample_paths
 from crawl2chat.stage import StageError
-from crawl2chat.stores import GaveUp, Pace, open_store
+from crawl2chat.stores import open_store
 
 FETCH = "data_processing/1_fetch_crawl.py"
 FILTER = "data_processing/2_filter_pages.py"
@@ -67,16 +66,6 @@ def arguments(base_url: str, out: Path, *more) -> list:
         "--config", ROOT / "data_processing/1_fetch_crawl.yaml", "--snapshot", SNAPSHOT, "--base_url", base_url,
         "--requests_per_second", 10, "--output_dir", out, *more,
     ]  # fmt: skip
-
-
-def refusal(capsys, *words) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        run(FETCH, *words)
-    assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    return said
 
 
 # The stage
@@ -187,7 +176,7 @@ def test_too_little_disk_is_said_before(server, tmp_path, capsys, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=400_000))
     for more in ([], ["--dry_run"]):
-        said = refusal(capsys, *arguments(server.url, tmp_path / "out", "--num_files", 2, *more))
+        said = refusal(capsys, FETCH, *arguments(server.url, tmp_path / "out", "--num_files", 2, *more))
         assert "2 files need 0.001 GB more" in said and "has 0.000 GB free; lower `num_files`" in said
     assert not (tmp_path / "out").exists()
 
@@ -215,7 +204,7 @@ def test_a_full_disk_costs_no_whole_file(server, crawl, tmp_path, monkeypatch):
     ],
 )
 def test_what_cannot_be_fetched_is_said_in_a_sentence(words, complaint, server, tmp_path, capsys):
-    said = refusal(capsys, *arguments(server.url, tmp_path / "out", *words, "--max_tries", 2))
+    said = refusal(capsys, FETCH, *arguments(server.url, tmp_path / "out", *words, "--max_tries", 2))
     assert complaint in said and not (tmp_path / "out").exists()
 
 
@@ -331,7 +320,7 @@ def test_the_rest_is_fetched_although_some_fail_and_then_only_these(server, craw
     out = tmp_path / "out"
     words = arguments(server.url, out, "--num_files", 5, "--max_tries", 2)
     server.faults[path_of(1)], server.faults[path_of(3)] = ["404"], ["503", "503"]
-    said = refusal(capsys, *words)
+    said = refusal(capsys, FETCH, *words)
     assert "2 of 5 files could not be fetched; the others are whole. Start it again to fetch only these:" in said
     assert "CC-MAIN-00001.warc.gz: " in said and "CC-MAIN-00003.warc.gz: " in said
     assert contents(out) == whole(crawl, 0, 2, 4) and not (out / "run.yaml").exists()
@@ -391,38 +380,3 @@ def test_killed_and_started_again_is_as_never_killed(server, crawl, tmp_path):
     prints = [yaml.safe_load((folder / "run.yaml").read_text())["fingerprint"] for folder in (out, tmp_path / "calm")]
     assert prints[0] == prints[1]
     assert metrics(out)["num_bytes_fetched"] < metrics(tmp_path / "calm")["num_bytes_fetched"]
-
-
-# Manners
-
-
-def test_all_threads_together_keep_the_pace(server, tmp_path):
-    store = open_store(server.url, 20.0, 1.0)
-    fetcher = Fetcher(store, tmp_path / "crawl", tmp_path / "files.jsonl", 3)
-    assert fetcher.fetch([path_of(number) for number in range(5)], 5) == {}
-    times = sorted(server.times)
-    assert len(times) == 5 and times[-1] - times[0] > 4 * 0.05 * 0.9
-
-
-@pytest.mark.parametrize("as_date", [False, True])
-def test_nobody_asks_before_the_pause_is_over(as_date, server, tmp_path):
-    server.retry_after = email.utils.formatdate(time.time() + 2, usegmt=True) if as_date else "1"
-    server.faults[path_of(0)] = ["429"]
-    fetcher = fetcher_of(server.url, tmp_path)
-    assert fetcher.fetch([path_of(0)], 1) == {}
-    assert server.times[1] - server.times[0] > 0.9
-
-
-def test_a_pause_of_hours_is_not_waited_for(server, tmp_path):
-    server.retry_after, server.faults[path_of(0)] = "7200", ["503"]
-    failures = fetcher_of(server.url, tmp_path).fetch([path_of(0), path_of(1), path_of(2)], 1)
-    assert len(failures) == 3 and len(server.requests) == 1
-    assert all("asks for a pause of" in reason and "start again after it" in reason for reason in failures.values())
-
-
-def test_a_stopped_pace_wakes_who_waits():
-    pace = Pace(0.01)
-    pace.wait()
-    threading.Timer(0.1, pace.stopped.set).start()
-    with pytest.raises(GaveUp, match="stopped"):
-        pace.wait()
