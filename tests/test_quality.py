@@ -162,7 +162,8 @@ SPACES = (
     + ["\n"] * 3
     + ["", "", "  ", "\n\n", "\t", "\u00a0", "\u2003", "\x1c", "\x85", "\u2028", "\r\n", " \n "]
 )
-ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+# Hypothesis also draws strings that stand in our code, and spaCy's words of "IS_ALPHA" depend on what came before it.
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(lambda x: "IS_ALPHA" not in x)
 PIECE = st.one_of(st.sampled_from(NASTY), st.sampled_from(NASTY), ANY_TEXT)
 NASTY_TEXT = st.lists(st.tuples(PIECE, st.sampled_from(SPACES)), max_size=40).map(
     lambda x: "".join(a + b for a, b in x)
