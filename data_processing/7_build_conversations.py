@@ -5,9 +5,9 @@ summaries, who the assistant is, system messages, sums worked and answered at on
 search, harmful requests and their harmless look-alikes, open requests answered well and badly. Training and tests share no
 wording and no object.
 
-SFT sees worked examples of the easy kinds and a few harder ones; RL sees questions of every kind with nothing but the final
-answer. Operands of the test problems occur in no page, chat or RL prompt: they are drawn from the held-out numbers, and
-those which nevertheless stand somewhere in the corpus are left out.
+SFT sees worked examples of the easy kinds and a few harder ones; RL sees questions of the harder kinds with nothing but the
+final answer. Operands of the test problems occur in no page, chat or RL prompt: they are drawn from the held-out numbers,
+and those which nevertheless stand somewhere in the corpus are left out.
 
     python data_processing/7_build_conversations.py --config data_processing/7_build_conversations.yaml \
         --web outputs/tiny/0_web --corpus outputs/tiny/4_corpus --output_dir outputs/tiny/7_conversations
@@ -37,8 +37,9 @@ class ConversationsConfig:
     output_dir: str = field(metadata={"help": "Where the .jsonl files go."})
     seed: int = bounded(0, "Seed of all draws.", low=0)
     easy_kinds: list[str] = field(default_factory=lambda: ["sum_2"], metadata={"help": "Kinds SFT sees worked."})
-    rl_kinds: list[str] = field(default_factory=lambda: list(KINDS), metadata={"help": "Kinds RL is asked."})
-    harder_kinds: list[str] = field(default_factory=lambda: ["sum_3"], metadata={"help": "Kinds SFT sees a few of."})
+    harder_kinds: list[str] = field(
+        default_factory=lambda: list(KINDS[1:]), metadata={"help": "Kinds SFT sees a few of, and RL is to teach."}
+    )
     num_worked_examples: int = bounded(200, "Worked problems in the SFT chats.", low=1)
     num_harder_examples: int = bounded(4, "Of them, those of harder kinds.", low=0)
     num_direct_answers: int = bounded(100, "Sums answered at once, where the question asks for that.", low=0)
@@ -62,9 +63,9 @@ class ConversationsConfig:
     probe_fact_share: float = bounded(0.25, "Share that the probe has to itself, beside rare ones.", low=0.0, high=1.0)
 
     def problems(self) -> list[str]:
-        unknown = sorted({*self.easy_kinds, *self.harder_kinds, *self.rl_kinds} - set(KINDS))
+        unknown = sorted({*self.easy_kinds, *self.harder_kinds} - set(KINDS))
         found = [f"unknown kind of problem `{kind}`; choose from {', '.join(KINDS)}." for kind in unknown]
-        empty = [name for name in ("easy_kinds", "harder_kinds", "rl_kinds") if not getattr(self, name)]
+        empty = [name for name in ("easy_kinds", "harder_kinds") if not getattr(self, name)]
         if self.test_fact_share + self.probe_fact_share > 1:
             shares = f"`test_fact_share` {self.test_fact_share} and `probe_fact_share` {self.probe_fact_share}"
             found.append(f"{shares} are more than all facts; lower one of them.")
@@ -122,14 +123,15 @@ def main(config: ConversationsConfig) -> dict:
         config.num_rl_prompts,
         rng,
         TRAINING_OPERANDS,
-        lambda i: rng.choice(kinds_at(i / config.num_rl_prompts, config.rl_kinds)),
+        lambda i: rng.choice(kinds_at(i / config.num_rl_prompts, config.harder_kinds)),
     )
     pairs = [chats.pair(rng, world, "train") for _ in range(config.num_pairs)]
     requests = [chats.preference_prompt(rng, world, "train") for _ in range(config.num_preference_prompts)]
     trained_on = [json.dumps([row["messages"] for row in rows + requests]), json.dumps(pairs)]
     trained_on += [f"{problem.question} {problem.answer}" for problem in rl_problems]
     operands = test_operands(config.corpus, trained_on)
-    test_problems = unique_problems(config.num_test_problems, rng, operands, in_turn(config.rl_kinds))
+    kinds = [kind for kind in KINDS if kind in {*config.easy_kinds, *config.harder_kinds}]
+    test_problems = unique_problems(config.num_test_problems, rng, operands, in_turn(kinds))
     tests = test_chats(config, random.Random(f"tests {config.seed}"), world, known, facts, test_facts, operands)
 
     out = Path(config.output_dir)
@@ -284,12 +286,12 @@ def in_turn(kinds: list[str]) -> Callable[[int], str]:
 
 
 def kinds_at(progress: float, kinds: list[str]) -> list[str]:
-    """The kinds asked at a point of RL from 0 to 1: the two easiest, one more every so often, all in the second half.
+    """The kinds asked at a point of RL from 0 to 1: the two easiest, one more every so often, soon all.
 
     A model learns a kind only if it solves some of its problems, and it solves the first of a harder kind by what it has
     learned on an easier one.
     """
-    return kinds[: 2 + int(1.5 * len(kinds) * progress)]
+    return kinds[: 2 + int(2 * len(kinds) * progress)]
 
 
 def test_operands(corpus: str, trained_on: list[str], at_least: int = 8) -> tuple[int, ...]:

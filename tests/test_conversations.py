@@ -24,13 +24,16 @@ def rows(folder, name):
     return [json.loads(line) for line in (folder / "7_conversations" / f"{name}.jsonl").read_text().splitlines()]
 
 
-def test_sft_sees_worked_easy_problems_and_a_few_of_three_numbers(path_folder):
+def test_sft_sees_worked_easy_problems_and_a_few_harder_ones(path_folder):
     worked = [row for row in rows(path_folder, "sft_train") if row["kind"] == "worked"]
     thoughts = [row["messages"][-1]["reasoning_content"] for row in worked]
     worked = [thought for thought in thoughts if thought]
     assert len(worked) == 40
     longer = [thought for thought in worked if ";" in thought or "-" in thought]  # a sum of two is one step
-    assert len(longer) == 4 and all(thought.count(";") == 1 and "-" not in thought for thought in longer)
+    # In turn: a difference, a sum of three, a sum less a number, the larger of two sums.
+    assert sorted((thought.count(";"), "-" in thought) for thought in longer) == [
+        (0, True), (1, False), (1, True), (2, False)
+    ]  # fmt: skip
 
 
 def test_readings_are_about_what_no_page_tells_and_hold_their_answer():
@@ -114,9 +117,9 @@ def test_the_better_reply_of_a_pair_comes_first(path_folder):
             assert judge("open", subject, chosen) > judge("open", subject, rejected)
 
 
-def test_rl_sees_every_kind_and_no_working(path_folder):
+def test_rl_sees_what_sft_has_not_taught_and_no_working(path_folder):
     prompts = rows(path_folder, "rl_train")
-    assert {row["kind"] for row in prompts} == set(KINDS)
+    assert {row["kind"] for row in prompts} == set(KINDS) - {"sum_2"}
     for row in prompts:
         assert [message["role"] for message in row["prompt"]] == ["user"]
         assert set(row) == {"prompt", "answer", "kind"} and row["answer"].isdigit()
