@@ -1,11 +1,11 @@
-"""Our GRPO beside TRL's own `trl grpo`: the same assistant, questions, reward, settings and number of completions.
+"""Our GRPO and PPO beside TRL's own `trl grpo`: the same assistant, questions, reward and number of completions.
 
     python benchmarks/rollouts.py --model outputs/tiny/sft --prompts outputs/tiny/7_conversations --seeds 3 \
         --output_dir outputs/rollouts_benchmark --plot docs/rollouts.svg
 
-Both read `recipes/06_grpo/tiny.yaml`, so that TRL's, too, trains in float32 and without recomputing activations. They take
-turns, and what each has saved on the way answers the held-out problems. Ours runs in the environment of `make tiny`, TRL's
-in the one that Python starts with. It prints one JSON line.
+GRPO of both reads `recipes/06_grpo/tiny.yaml`, so that TRL's, too, trains in float32 and without recomputing activations;
+PPO is `recipes/05_ppo/tiny_sums.yaml`. They take turns, and what each has saved on the way answers the held-out problems.
+Ours run in the environment of `make tiny`, TRL's in the one that Python starts with. It prints one JSON line.
 """
 
 import argparse
@@ -26,6 +26,11 @@ from crawl2chat.rewards import reward_function
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "recipes/06_grpo/tiny.yaml"
+RECIPES = {
+    "grpo": [ROOT / "recipes/06_grpo/grpo.py", "--config", CONFIG, "--inspect_steps", 0],
+    "ppo": [ROOT / "recipes/05_ppo/ppo.py", "--config", ROOT / "recipes/05_ppo/tiny_sums.yaml"],
+}
+LABELS = {"grpo": "GRPO, this recipe", "ppo": "PPO, this recipe", "trl": "trl grpo"}
 SETTINGS = yaml.safe_load(CONFIG.read_text())
 # TRL's script names rewards by their paths; these stand here under names of their own.
 correct, overlong = map(reward_function, SETTINGS["rewards"])
@@ -35,9 +40,8 @@ OURS |= {"MALLOC_TOP_PAD_": str(2**26), "TOKENIZERS_PARALLELISM": "true"}
 
 def command(name: str, out: Path, given: argparse.Namespace) -> list:
     """How each is started, with the same settings but for those that are ours alone."""
-    if name == "ours":
-        ours = [ROOT / "recipes/06_grpo/grpo.py", "--config", CONFIG, "--inspect_steps", 0]
-        return [*ours, "--model", given.model, "--prompts", given.prompts]
+    if name in RECIPES:
+        return [*RECIPES[name], "--model", given.model, "--prompts", given.prompts]
     data = out.with_name("data")
     data.mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(given.prompts, "rl_train.jsonl"), data / "train.jsonl")
@@ -55,8 +59,8 @@ def trained(name: str, seed: int, steps: int, given: argparse.Namespace) -> dict
     options = ["--seed", seed, "--max_steps", steps, "--save_steps", given.save_steps, "--save_total_limit", 1000]
     words = [sys.executable, *command(name, out, given), *options, "--output_dir", out.resolve()]
     environment = {key: value for key, value in os.environ.items() if key not in OURS}
-    folder = None if name == "ours" else Path(__file__).parent  # where TRL finds the rewards
-    environment |= OURS if name == "ours" else {}
+    folder = None if name in RECIPES else Path(__file__).parent  # where TRL finds the rewards
+    environment |= OURS if name in RECIPES else {}
     ran = subprocess.run([str(word) for word in words], capture_output=True, text=True, env=environment, cwd=folder)
     found = re.findall(r"'train_runtime': '?([\d.e+]+)", ran.stdout + ran.stderr)
     if ran.returncode or not found:
@@ -84,9 +88,9 @@ def trained(name: str, seed: int, steps: int, given: argparse.Namespace) -> dict
     }
 
 
-def ratios(found: dict[str, list[dict]]) -> dict:
-    """Ours over TRL's, by seed: completions a second, and how much sooner it comes to the accuracy."""
-    pairs = list(zip(found["ours"], found["trl"], strict=True))
+def ratios(found: dict[str, list[dict]], name: str) -> dict:
+    """One of ours over TRL's, by seed: completions a second, and how much sooner it comes to the accuracy."""
+    pairs = list(zip(found[name], found["trl"], strict=True))
     speeds = [ours["completions_per_second"] / theirs["completions_per_second"] for ours, theirs in pairs]
     sooner = [
         theirs["seconds_to_accuracy"] / ours["seconds_to_accuracy"]
@@ -94,9 +98,9 @@ def ratios(found: dict[str, list[dict]]) -> dict:
         if ours["seconds_to_accuracy"] and theirs["seconds_to_accuracy"]
     ]
     return {
-        "completions_per_second_ratio": round(mean(speeds), 2),
-        "completions_per_second_ratios": [round(speed, 2) for speed in speeds],
-        "seconds_to_accuracy_ratios": [round(ratio, 2) for ratio in sooner],
+        f"{name}_completions_per_second_ratio": round(mean(speeds), 2),
+        f"{name}_completions_per_second_ratios": [round(speed, 2) for speed in speeds],
+        f"{name}_seconds_to_accuracy_ratios": [round(ratio, 2) for ratio in sooner],
     }
 
 
@@ -104,7 +108,7 @@ def plot(found: dict[str, list[dict]], file: Path) -> None:
     with plots.drawn(file) as axes:
         for (name, runs), colour in zip(found.items(), plots.COLOURS):
             speed = mean(run["completions_per_second"] for run in runs)
-            label = f"{'this recipe' if name == 'ours' else 'trl grpo'}: {speed:.0f} completions/s"
+            label = f"{LABELS[name]}: {speed:.0f} completions/s"
             for number, run in enumerate(runs):
                 seconds, accuracies = zip(*run["curve"])
                 options = {"color": colour, "label": label} if number == 0 else {"color": colour}
@@ -120,11 +124,11 @@ if __name__ == "__main__":
     parser.add_argument("--accuracy", type=float, default=0.8, help="whose seconds are compared")
     given = parser.parse_args()
     steps = given.steps or SETTINGS["max_steps"]
-    found: dict[str, list[dict]] = {"ours": [], "trl": []}
+    found: dict[str, list[dict]] = {name: [] for name in LABELS}
     for seed in range(given.seeds):
         for name in found:
             found[name].append(trained(name, seed, steps, given))
             sys.stderr.write(json.dumps({name: found[name][-1]}) + "\n")
     if given.plot:
         plot(found, given.plot)
-    sys.stdout.write(json.dumps({**ratios(found), **found}) + "\n")
+    sys.stdout.write(json.dumps({**ratios(found, "grpo"), **ratios(found, "ppo"), **found}) + "\n")

@@ -5,8 +5,8 @@ summaries, who the assistant is, system messages, sums worked and answered at on
 search, harmful requests and their harmless look-alikes, open requests answered well and badly. Training and tests share no
 wording and no object.
 
-SFT sees worked examples of the easy kinds and a few harder ones; RL sees questions of the harder kinds with nothing but the
-final answer. Operands of the test problems occur in no page, chat or RL prompt: they are drawn from the held-out numbers,
+SFT sees worked examples of the easy kinds and a few harder ones; RL sees questions, most of the harder kinds, with nothing
+but the final answer. Operands of the test problems occur in no page, chat or RL prompt: they are drawn from the held-out numbers,
 and those which nevertheless stand somewhere in the corpus are left out.
 
     python data_processing/7_build_conversations.py --config data_processing/7_build_conversations.yaml \
@@ -119,12 +119,12 @@ def main(config: ConversationsConfig) -> dict:
         rows.append(chats.row("worked", [*before, *chats.turn(p.question, f"The answer is {p.answer}.", p.work)]))
     rng.shuffle(rows)
 
-    rl_problems = unique_problems(
-        config.num_rl_prompts,
-        rng,
-        TRAINING_OPERANDS,
-        lambda i: rng.choice(kinds_at(i / config.num_rl_prompts, config.harder_kinds)),
-    )
+    def asked_of_rl(i: int) -> str:
+        # What SFT has taught is solved and teaches nothing, but never asked again it may be unlearned.
+        easy = rng.random() < 0.1
+        return rng.choice(config.easy_kinds if easy else kinds_at(i / config.num_rl_prompts, config.harder_kinds))
+
+    rl_problems = unique_problems(config.num_rl_prompts, rng, TRAINING_OPERANDS, asked_of_rl)
     pairs = [chats.pair(rng, world, "train") for _ in range(config.num_pairs)]
     requests = [chats.preference_prompt(rng, world, "train") for _ in range(config.num_preference_prompts)]
     trained_on = [json.dumps([row["messages"] for row in rows + requests]), json.dumps(pairs)]

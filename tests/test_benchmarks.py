@@ -111,14 +111,16 @@ def trained_beside(benchmark: str, folder, tmp_path, *more) -> dict:
 
 
 def test_rollouts_beside_trl(path_folder, tmp_path):
-    """Both recipes train, their checkpoints are judged, and the ratio is that of what they took."""
+    """All three train, their checkpoints are judged, and the ratios are those of what they took."""
     more = ["--steps", 2, "--save_steps", 1, "--accuracy", 0]
     found = trained_beside("rollouts.py", path_folder, tmp_path, *more)
-    ours, theirs = found["ours"][0], found["trl"][0]
-    assert len(ours["curve"]) == len(theirs["curve"]) == 2 and ours["curve"][0][0] < ours["curve"][1][0]
-    assert ours["seconds_to_accuracy"] == ours["curve"][0][0]  # everything is at least 0
-    ratio = ours["completions_per_second"] / theirs["completions_per_second"]
-    assert found["completions_per_second_ratio"] == pytest.approx(ratio, abs=0.01)
+    theirs = found["trl"][0]
+    for name in ("grpo", "ppo"):
+        ours = found[name][0]
+        assert len(ours["curve"]) == len(theirs["curve"]) == 2 and ours["curve"][0][0] < ours["curve"][1][0]
+        assert ours["seconds_to_accuracy"] == ours["curve"][0][0]  # everything is at least 0
+        ratio = ours["completions_per_second"] / theirs["completions_per_second"]
+        assert found[f"{name}_completions_per_second_ratio"] == pytest.approx(ratio, abs=0.01)
     assert "trl grpo" in (tmp_path / "curves.svg").read_text()
 
 
