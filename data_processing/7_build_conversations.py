@@ -6,8 +6,8 @@ search, harmful requests and their harmless look-alikes, open requests answered 
 wording and no object.
 
 SFT sees worked examples of the easy kinds and a few harder ones; RL sees questions, most of the harder kinds, with nothing
-but the final answer. Operands of the test problems occur in no page, chat or RL prompt: they are drawn from the held-out numbers,
-and those which nevertheless stand somewhere in the corpus are left out.
+but the final answer. Operands of the test problems occur in no page, chat or RL prompt: they are drawn from the held-out
+numbers, and those which nevertheless stand somewhere in the corpus are left out.
 
     python data_processing/7_build_conversations.py --config data_processing/7_build_conversations.yaml \
         --web outputs/tiny/0_web --corpus outputs/tiny/4_corpus --output_dir outputs/tiny/7_conversations
