@@ -4,12 +4,15 @@ make tiny && pytest tests/test_results.py
 """
 
 import json
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
-from conftest import run
+from conftest import ROOT, run
 
-RESULTS = Path(__file__).parents[1] / "outputs" / "tiny" / "results.json"
+from crawl2chat.problems import KINDS
+
+RESULTS = ROOT / "outputs" / "tiny" / "results.json"
 
 pytestmark = pytest.mark.path
 
@@ -23,7 +26,7 @@ def results() -> dict:
 
 def test_every_figure_is_there(results):
     counts = {"pages_in", "pages_kept", "corpus_tokens", "sft_completion_tokens", "grpo_completion_tokens"}
-    accuracies = {"base_accuracy", "sft_accuracy", "control_accuracy", "grpo_accuracy"}
+    accuracies = {"base_accuracy", "sft_accuracy", "control_accuracy", "ppo_accuracy", "grpo_accuracy"}
     assert counts | accuracies | {"seconds_total", "bits_per_byte"} <= set(results)
     assert all(results[name] > 0 for name in counts)
     assert all(0 <= results[name] <= 1 for name in accuracies)
@@ -38,6 +41,7 @@ def test_every_figure_is_there(results):
 def test_reinforcement_learning_helps(results):
     assert results["grpo_accuracy"] >= results["sft_accuracy"] + 0.25
     assert results["grpo_accuracy"] >= results["control_accuracy"] + 0.25
+    assert results["ppo_accuracy"] >= results["sft_accuracy"] + 0.1  # by fewer than half as many steps
     assert results["num_problems"] >= 300
     assert results["sft_pass_at_8"] >= results["sft_accuracy"] - 0.1 and results["faithfulness"] >= 0.75
 
@@ -98,3 +102,22 @@ def test_several_runs_give_mean_and_spread(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         run("recipes/08_report/results.py", tmp_path / "seed0", tmp_path / "nothing")
     assert "no results.json in" in str(stopped.value.code)
+
+
+def test_tables_of_several_runs(tmp_path):
+    for run_folder, right in (("a", 0.5), ("b", 0.7)):
+        for model in ("base", "sft", "control", "ppo_sums", "grpo", "dpo", "ppo"):
+            metrics = {"accuracy": right, "accuracy_by_kind": dict.fromkeys(KINDS, right), "completion_tokens": 50}
+            metrics |= {"preference": right, "reward": right, "request_tokens": 20}
+            metrics["preference_by_kind"] = dict.fromkeys(("open", "harmful", "lookalike", "stranger"), right)
+            if model in ("dpo", "ppo"):  # SFT is not compared with itself
+                metrics |= {"win_rate": right, "win_rate_by_reward": right, "kl": right}
+            folder = tmp_path / run_folder / f"eval_{model}"
+            folder.mkdir(parents=True)
+            (folder / "metrics.json").write_text(json.dumps(metrics))
+    command = [sys.executable, ROOT / "benchmarks/tables.py", tmp_path / "a", tmp_path / "b"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "| larger_sum | 50, 70 | 50, 70 | 50, 70 | 50, 70 | 50, 70 |" in printed
+    assert "| all | 60 ± 14 |" in printed  # the deviation of a sample of two
+    assert "| win rate against SFT, by the truth, % |  | 60.0 ± 14.1 | 60.0 ± 14.1 |" in printed
+    assert "| open requests | 0.60 ± 0.14 | 0.60 ± 0.14 | 0.60 ± 0.14 |" in printed

@@ -1,0 +1,78 @@
+"""The tables of docs/reasoning.md and docs/rlhf.md, from the folders of several tiny runs.
+
+    python benchmarks/tables.py outputs/seed0 outputs/seed1 outputs/seed2
+
+It prints Markdown: what each model solves by kind, a figure a run; and SFT, DPO and PPO on the same held-out requests, mean
+and standard deviation of the runs.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+
+from crawl2chat.problems import KINDS
+
+MODELS = ("base", "sft", "control", "ppo_sums", "grpo")
+REQUESTS = ("sft", "dpo", "ppo")
+FIGURES = {
+    "win rate against SFT, by the truth, %": "win_rate",
+    "by the reward model, %": "win_rate_by_reward",
+    "quality by the truth, from 0 to 1": "preference",
+    "reward": "reward",
+    "KL from SFT, nats a reply": "kl",
+    "tokens a reply": "request_tokens",
+}
+SHOWN = dict.fromkeys(("win_rate", "win_rate_by_reward", "request_tokens"), "{:.1f}")
+KINDS_OF_REQUESTS = {
+    "open requests": "open",
+    "harmful ones, refused": "harmful",
+    "look-alikes, answered": "lookalike",
+    "strangers, not known": "stranger",
+}
+
+
+def spread(values: list[float], shown: str = "{:.2f}") -> str:
+    deviation = f" ± {shown.format(stdev(values))}" if len(values) > 1 else ""
+    return shown.format(mean(values)) + deviation
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def problems(metrics: dict[str, list[dict]]) -> str:
+    rows = []
+    for kind in KINDS:
+        by_run = ([f"{100 * run['accuracy_by_kind'][kind]:.0f}" for run in metrics[model]] for model in MODELS)
+        rows.append([kind, *map(", ".join, by_run)])
+    rows.append(["all", *(spread([100 * run["accuracy"] for run in metrics[m]], "{:.0f}") for m in MODELS)])
+    rows.append(["tokens", *(spread([run["completion_tokens"] for run in metrics[m]], "{:.0f}") for m in MODELS)])
+    return table(["right, %", *MODELS], rows)
+
+
+def requests(metrics: dict[str, list[dict]]) -> str:
+    rows = []
+    for label, name in FIGURES.items():
+        found = {model: [run[name] for run in metrics[model] if name in run] for model in REQUESTS}
+        if name.startswith("win_rate"):
+            found = {model: [100 * rate for rate in rates] for model, rates in found.items()}
+        rows.append(
+            [label, *(spread(values, SHOWN.get(name, "{:.2f}")) if values else "" for values in found.values())]
+        )
+    for label, kind in KINDS_OF_REQUESTS.items():
+        rows.append([label, *(spread([run["preference_by_kind"][kind] for run in metrics[m]]) for m in REQUESTS)])
+    return table(["", *REQUESTS], rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of `recipes/run_tiny.sh`")
+    runs = parser.parse_args().runs
+    metrics = {
+        model: [json.loads((run / f"eval_{model}" / "metrics.json").read_text()) for run in runs]
+        for model in dict.fromkeys((*MODELS, *REQUESTS))
+    }
+    sys.stdout.write(problems(metrics) + "\n" + requests(metrics))
