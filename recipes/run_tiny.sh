@@ -54,7 +54,7 @@ if [ -z "$WARC" ]; then
     evaluate sft --parts problems facts chats requests --samples 8 --reward_model "$OUT/reward"
     evaluate dpo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
     evaluate ppo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
-    train 05_ppo/ppo tiny_sums --max_steps 60 --model "$OUT/sft" --prompts "$CHATS" --output_dir "$OUT/ppo_sums"
+    train 05_ppo/ppo tiny_sums --max_steps 50 --model "$OUT/sft" --prompts "$CHATS" --output_dir "$OUT/ppo_sums"
     evaluate ppo_sums --parts problems
   }
   problems() { # what can be checked: by its answer
