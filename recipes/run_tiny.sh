@@ -20,7 +20,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc 2> /dev/null || getconf _NPROC
 SEED=${SEED:-0} TRUTH=
 OUT=${OUT:-outputs/$([ -z "$WARC" ] && echo tiny || basename "$WARC" | sed 's/\.warc.*//')}
 stage() { python "data_processing/$1.py" --config "data_processing/$1.yaml" "${@:2}"; }
-train() { accelerate launch --quiet --config_file accelerate_configs/cpu.yaml "recipes/$1.py" --config "recipes/${1%/*}/$2.yaml" --seed "$SEED" "${@:3}"; }
+train() { accelerate launch --quiet --config_file accelerate_configs/cpu.yaml "recipes/$1.py" --config "recipes/${1%/*}/tiny.yaml" --seed "$SEED" "${@:2}"; }
 evaluate() { python recipes/07_evaluate/run_eval.py --config recipes/07_evaluate/tiny.yaml --model "$OUT/$1" --tests "$OUT/7_conversations" --corpus "$OUT/4_corpus" --output_dir "$OUT/eval_$1" "${@:2}"; }
 
 if [ -z "$WARC" ]; then
@@ -35,33 +35,31 @@ stage 3_deduplicate --pages "$OUT/2_pages" --output_dir "$OUT/3_unique"
 stage 4_build_corpus --pages "$OUT/3_unique" ${TRUTH:+--truth "$TRUTH"} --output_dir "$OUT/4_corpus"
 stage 5_train_tokenizer --corpus "$OUT/4_corpus" --output_dir "$OUT/5_tokenizer"
 stage 6_tokenize_corpus --seed "$SEED" --corpus "$OUT/4_corpus" --tokenizer "$OUT/5_tokenizer" --output_dir "$OUT/6_tokens"
-train 01_pretrain/pretrain tiny --tokens "$OUT/6_tokens" --output_dir "$OUT/base"
+train 01_pretrain/pretrain --tokens "$OUT/6_tokens" --output_dir "$OUT/base"
 
 if [ -z "$WARC" ]; then
   CHATS=$OUT/7_conversations
   stage 7_build_conversations --seed "$SEED" --web "$OUT/0_web" --corpus "$OUT/4_corpus" --output_dir "$CHATS"
   # A draft answers whatever it is asked; what it does not know is found out, and the assistant is taught to say so.
-  train 02_sft/sft tiny --model "$OUT/base" --chats "$CHATS" --num_train_epochs 2 --output_dir "$OUT/draft"
+  train 02_sft/sft --model "$OUT/base" --chats "$CHATS" --num_train_epochs 2 --output_dir "$OUT/draft"
   stage 8_probe_knowledge --seed "$SEED" --model "$OUT/draft" --corpus "$OUT/4_corpus" --web "$OUT/0_web" --conversations "$CHATS" --output_dir "$OUT/8_probe"
-  train 02_sft/sft tiny --model "$OUT/base" --chats "$OUT/8_probe" --output_dir "$OUT/sft"
+  train 02_sft/sft --model "$OUT/base" --chats "$OUT/8_probe" --output_dir "$OUT/sft"
 
   # Two at a time, each on half of the cores: models this small gain little from a second thread (docs/log.md).
   export OMP_NUM_THREADS=$(((OMP_NUM_THREADS + 1) / 2))
-  preferences() { # what people like better, by pairs and by a reward model; then PPO on what `problems` has, for fewer steps
-    train 03_reward/reward tiny --model "$OUT/sft" --pairs "$CHATS" --output_dir "$OUT/reward"
-    train 04_dpo/dpo tiny --model "$OUT/sft" --pairs "$CHATS" --output_dir "$OUT/dpo"
-    train 05_ppo/ppo tiny --model "$OUT/sft" --reward_model "$OUT/reward" --prompts "$CHATS" --output_dir "$OUT/ppo"
+  preferences() { # what people like better: by pairs, and by a reward model
+    evaluate base --base true --parts problems --max_new_tokens 104
+    evaluate draft --parts chats
+    train 03_reward/reward --model "$OUT/sft" --pairs "$CHATS" --output_dir "$OUT/reward"
+    train 04_dpo/dpo --model "$OUT/sft" --pairs "$CHATS" --output_dir "$OUT/dpo"
+    train 05_ppo/ppo --model "$OUT/sft" --reward_model "$OUT/reward" --prompts "$CHATS" --output_dir "$OUT/ppo"
     evaluate sft --parts problems facts chats requests --samples 8 --reward_model "$OUT/reward"
     evaluate dpo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
     evaluate ppo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
-    train 05_ppo/ppo tiny_sums --max_steps 50 --model "$OUT/sft" --prompts "$CHATS" --output_dir "$OUT/ppo_sums"
-    evaluate ppo_sums --parts problems
   }
   problems() { # what can be checked: by its answer
-    evaluate base --base true --parts problems --max_new_tokens 104
-    evaluate draft --parts chats
-    train 06_grpo/grpo tiny --model "$OUT/sft" --prompts "$CHATS" --output_dir "$OUT/grpo"
-    train 02_sft/sft tiny --model "$OUT/sft" --chats "$OUT/8_probe" --match_seconds_of "$OUT/grpo" --output_dir "$OUT/control"
+    train 06_grpo/grpo --model "$OUT/sft" --prompts "$CHATS" --output_dir "$OUT/grpo"
+    train 02_sft/sft --model "$OUT/sft" --chats "$OUT/8_probe" --match_seconds_of "$OUT/grpo" --output_dir "$OUT/control"
     evaluate grpo --parts problems
     evaluate control --parts problems
   }

@@ -26,7 +26,7 @@ def results() -> dict:
 
 def test_every_figure_is_there(results):
     counts = {"pages_in", "pages_kept", "corpus_tokens", "sft_completion_tokens", "grpo_completion_tokens"}
-    accuracies = {"base_accuracy", "sft_accuracy", "control_accuracy", "ppo_accuracy", "grpo_accuracy"}
+    accuracies = {"base_accuracy", "sft_accuracy", "control_accuracy", "grpo_accuracy"}
     assert counts | accuracies | {"seconds_total", "bits_per_byte"} <= set(results)
     assert all(results[name] > 0 for name in counts)
     assert all(0 <= results[name] <= 1 for name in accuracies)
@@ -41,7 +41,6 @@ def test_every_figure_is_there(results):
 def test_reinforcement_learning_helps(results):
     assert results["grpo_accuracy"] >= results["sft_accuracy"] + 0.25
     assert results["grpo_accuracy"] >= results["control_accuracy"] + 0.25
-    assert results["ppo_accuracy"] >= results["sft_accuracy"] + 0.1  # by fewer than half as many steps
     assert results["num_problems"] >= 300
     assert results["sft_pass_at_8"] >= results["sft_accuracy"] - 0.1 and results["faithfulness"] >= 0.75
 
