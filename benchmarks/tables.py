@@ -44,13 +44,13 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def problems(metrics: dict[str, list[dict]]) -> str:
-    rows = []
+    rows, models = [], [model for model in MODELS if model in metrics]
     for kind in KINDS:
-        by_run = ([f"{100 * run['accuracy_by_kind'][kind]:.0f}" for run in metrics[model]] for model in MODELS)
+        by_run = ([f"{100 * run['accuracy_by_kind'][kind]:.0f}" for run in metrics[model]] for model in models)
         rows.append([kind, *map(", ".join, by_run)])
-    rows.append(["all", *(spread([100 * run["accuracy"] for run in metrics[m]], "{:.0f}") for m in MODELS)])
-    rows.append(["tokens", *(spread([run["completion_tokens"] for run in metrics[m]], "{:.0f}") for m in MODELS)])
-    return table(["right, %", *MODELS], rows)
+    rows.append(["all", *(spread([100 * run["accuracy"] for run in metrics[m]], "{:.0f}") for m in models)])
+    rows.append(["tokens", *(spread([run["completion_tokens"] for run in metrics[m]], "{:.0f}") for m in models)])
+    return table(["right, %", *models], rows)
 
 
 def requests(metrics: dict[str, list[dict]]) -> str:
@@ -71,8 +71,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders of `recipes/run_tiny.sh`")
     runs = parser.parse_args().runs
+    evaluated = [  # PPO on the problems is no part of a run unless it was asked for
+        model for model in dict.fromkeys((*MODELS, *REQUESTS)) if all((run / f"eval_{model}").is_dir() for run in runs)
+    ]
     metrics = {
         model: [json.loads((run / f"eval_{model}" / "metrics.json").read_text()) for run in runs]
-        for model in dict.fromkeys((*MODELS, *REQUESTS))
+        for model in evaluated
     }
     sys.stdout.write(problems(metrics) + "\n" + requests(metrics))
