@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from statistics import mean, stdev
 
-from ppo import ROOT, stage
+from stages import ROOT, stage
 
 from crawl2chat import plots
 

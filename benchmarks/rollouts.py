@@ -19,12 +19,11 @@ from pathlib import Path
 from statistics import mean
 
 import yaml
-from ppo import arguments_of_two, stage
+from stages import ROOT, stage
 
 from crawl2chat import plots
 from crawl2chat.rewards import reward_function
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "recipes/06_grpo/tiny.yaml"
 RECIPES = {
     "grpo": [ROOT / "recipes/06_grpo/grpo.py", "--config", CONFIG, "--inspect_steps", 0],
@@ -119,7 +118,13 @@ def plot(found: dict[str, list[dict]], file: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = arguments_of_two(__doc__, "outputs/rollouts_benchmark")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="assistant to start from")
+    parser.add_argument("--prompts", required=True, help="folder of 7_build_conversations.py")
+    parser.add_argument("--output_dir", default="outputs/rollouts_benchmark")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=None, help="instead of the recipe's")
+    parser.add_argument("--plot", type=Path, default=None, help="an .svg of the curves")
     parser.add_argument("--save_steps", type=int, default=16)
     parser.add_argument("--accuracy", type=float, default=0.8, help="whose seconds are compared")
     given = parser.parse_args()

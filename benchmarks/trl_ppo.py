@@ -19,8 +19,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import mean, stdev
 
-ROOT = Path(__file__).resolve().parents[1]
+from stages import ROOT, stage
+
 FIGURES = ("reward", "win_rate", "kl", "seconds")
 
 
@@ -98,7 +100,6 @@ def worker(given: argparse.Namespace) -> None:
 def trained(name: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     """Trains one of the two and evaluates it."""
     import yaml
-    from ppo import stage
 
     out = Path(given.output_dir, f"{name}-{seed}")
     settings = yaml.safe_load((ROOT / "recipes/05_ppo/tiny.yaml").read_text())
@@ -127,6 +128,16 @@ def trained(name: str, seed: int, given: argparse.Namespace) -> dict[str, float]
     return {name: found[name] for name in FIGURES if name in found} | {"seed": seed, "seconds": round(seconds, 1)}
 
 
+def summary(runs: list[dict]) -> dict:
+    """The runs of all seeds, and of each figure the mean and the standard deviation."""
+    found: dict = {"runs": runs}
+    for name in FIGURES:
+        values = [run[name] for run in runs]
+        found[name] = round(mean(values), 4)
+        found[f"{name}_spread"] = round(stdev(values), 4) if len(values) > 1 else None
+    return found
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="assistant to start from")
@@ -142,12 +153,10 @@ if __name__ == "__main__":
     if given.worker:
         worker(given)
         sys.exit()
-    from ppo import summary
-
     found: dict[str, list[dict]] = {"ours": [], "trl_1_10": []}
     for seed in range(given.seeds):
         for name in found:
             found[name].append(trained(name, seed, given))
             sys.stderr.write(f"{name}: {json.dumps(found[name][-1])}\n")
-    summaries = {name: summary(runs, FIGURES) for name, runs in found.items()}
+    summaries = {name: summary(runs) for name, runs in found.items()}
     sys.stdout.write(json.dumps(summaries) + "\n")

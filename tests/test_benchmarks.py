@@ -101,19 +101,14 @@ def test_products(capsys, monkeypatch):
     assert all(float(cell) > 0 for line in lines[4:] for cell in line.split("|")[2:4])
 
 
-def trained_beside(benchmark: str, folder, tmp_path, *more) -> dict:
-    """What a benchmark of RL prints, of two short trainings of one seed."""
-    given = ["--model", folder / "base", "--prompts", folder / "7_conversations", "--seeds", 1]
-    given += ["--output_dir", tmp_path / "runs", "--plot", tmp_path / "curves.svg", *more]
-    command = [sys.executable, ROOT / "benchmarks" / benchmark, *given]
-    ran = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
-    return json.loads(ran.stdout)
-
-
 def test_rollouts_beside_trl(path_folder, tmp_path):
     """All three train, their checkpoints are judged, and the ratios are those of what they took."""
-    more = ["--steps", 2, "--save_steps", 1, "--accuracy", 0]
-    found = trained_beside("rollouts.py", path_folder, tmp_path, *more)
+    given = ["--model", path_folder / "base", "--prompts", path_folder / "7_conversations", "--seeds", 1]
+    given += ["--steps", 2, "--save_steps", 1, "--accuracy", 0]
+    given += ["--output_dir", tmp_path / "runs", "--plot", tmp_path / "curves.svg"]
+    command = [sys.executable, ROOT / "benchmarks/rollouts.py", *given]
+    ran = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+    found = json.loads(ran.stdout)
     theirs = found["trl"][0]
     for name in ("grpo", "ppo"):
         ours = found[name][0]
@@ -122,12 +117,6 @@ def test_rollouts_beside_trl(path_folder, tmp_path):
         ratio = ours["completions_per_second"] / theirs["completions_per_second"]
         assert found[f"{name}_completions_per_second_ratio"] == pytest.approx(ratio, abs=0.01)
     assert "trl grpo" in (tmp_path / "curves.svg").read_text()
-
-
-def test_ppo_beside_grpo(path_folder, tmp_path):
-    found = trained_beside("ppo.py", path_folder, tmp_path, "--steps", 4)
-    assert {"GRPO", "PPO"} == set(found) and all(of["seconds"] > 0 and len(of["runs"]) == 1 for of in found.values())
-    assert "stroke: #" in (tmp_path / "curves.svg").read_text()
 
 
 def test_the_playground(chat_folder):
