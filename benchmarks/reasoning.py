@@ -11,9 +11,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from stages import ROOT, stage
+from tables import spread
 
 from crawl2chat import plots
 
@@ -29,8 +30,8 @@ def evaluated(run: Path, model: str, samples: int) -> dict:
     return json.loads((out / "metrics.json").read_text())
 
 
-def spread(values: list[float], scale: float = 100) -> str:
-    return f"{scale * mean(values):.1f}" + (f" ± {scale * stdev(values):.1f}" if len(values) > 1 else "")
+def percent(values: list[float]) -> str:
+    return spread(values, "{:.1f}", 100)
 
 
 def table(found: dict[str, list[dict]]) -> str:
@@ -46,18 +47,18 @@ def table(found: dict[str, list[dict]]) -> str:
             of = found[model]
             k = name.split()[-1] if name.startswith("majority") else name.partition("@")[2]
             tokens = [e["majority_tokens"][k] if k in e["majority_tokens"] else e["completion_tokens"] for e in of]
-            cells += [spread([value(e) for e in of]), f"{mean(tokens):.0f}"]
+            cells += [percent([value(e) for e in of]), f"{mean(tokens):.0f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     hardest = list(found["sft"][0]["accuracy_by_kind"])
     best = ", ".join(
-        f"{kind}: GRPO once {spread([e['accuracy_by_kind'][kind] for e in found['grpo']])}, SFT in one of "
-        f"{list(found['sft'][0]['pass_at'])[-1]} {spread([e['pass_at_samples_by_kind'][kind] for e in found['sft']])}"
+        f"{kind}: GRPO once {percent([e['accuracy_by_kind'][kind] for e in found['grpo']])}, SFT in one of "
+        f"{list(found['sft'][0]['pass_at'])[-1]} {percent([e['pass_at_samples_by_kind'][kind] for e in found['sft']])}"
         for kind in hardest
     )
     lines += ["", best + "."]
     for model, name in MODELS.items():
         thoughts = [e["faithfulness"] for e in found[model] if e["faithfulness"] is not None]
-        lines.append(f"{name}: thoughts whose result is the answer {spread(thoughts)}%")
+        lines.append(f"{name}: thoughts whose result is the answer {percent(thoughts)}%")
     return "\n".join(lines)
 
 

@@ -16,15 +16,14 @@ from crawl2chat.problems import KINDS
 
 MODELS = ("base", "sft", "control", "ppo_sums", "grpo")
 REQUESTS = ("sft", "dpo", "ppo")
-FIGURES = {
-    "win rate against SFT, by the truth, %": "win_rate",
-    "by the reward model, %": "win_rate_by_reward",
-    "quality by the truth, from 0 to 1": "preference",
-    "reward": "reward",
-    "KL from SFT, nats a reply": "kl",
-    "tokens a reply": "request_tokens",
+FIGURES = {  # name in the metrics, how it is shown, and times what
+    "win rate against SFT, by the truth, %": ("win_rate", "{:.1f}", 100),
+    "by the reward model, %": ("win_rate_by_reward", "{:.1f}", 100),
+    "quality by the truth, from 0 to 1": ("preference", "{:.2f}", 1),
+    "reward": ("reward", "{:.2f}", 1),
+    "KL from SFT, nats a reply": ("kl", "{:.2f}", 1),
+    "tokens a reply": ("request_tokens", "{:.1f}", 1),
 }
-SHOWN = dict.fromkeys(("win_rate", "win_rate_by_reward", "request_tokens"), "{:.1f}")
 KINDS_OF_REQUESTS = {
     "open requests": "open",
     "harmful ones, refused": "harmful",
@@ -33,9 +32,10 @@ KINDS_OF_REQUESTS = {
 }
 
 
-def spread(values: list[float], shown: str = "{:.2f}") -> str:
-    deviation = f" ± {shown.format(stdev(values))}" if len(values) > 1 else ""
-    return shown.format(mean(values)) + deviation
+def spread(values: list[float], shown: str, scale: float = 1) -> str:
+    """Mean and standard deviation of the sample; nothing of no values, as where a model is not compared with itself."""
+    deviation = f" ± {shown.format(scale * stdev(values))}" if len(values) > 1 else ""
+    return shown.format(scale * mean(values)) + deviation if values else ""
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -48,22 +48,19 @@ def problems(metrics: dict[str, list[dict]]) -> str:
     for kind in KINDS:
         by_run = ([f"{100 * run['accuracy_by_kind'][kind]:.0f}" for run in metrics[model]] for model in models)
         rows.append([kind, *map(", ".join, by_run)])
-    rows.append(["all", *(spread([100 * run["accuracy"] for run in metrics[m]], "{:.0f}") for m in models)])
+    rows.append(["all", *(spread([run["accuracy"] for run in metrics[m]], "{:.0f}", 100) for m in models)])
     rows.append(["tokens", *(spread([run["completion_tokens"] for run in metrics[m]], "{:.0f}") for m in models)])
     return table(["right, %", *models], rows)
 
 
 def requests(metrics: dict[str, list[dict]]) -> str:
     rows = []
-    for label, name in FIGURES.items():
-        found = {model: [run[name] for run in metrics[model] if name in run] for model in REQUESTS}
-        if name.startswith("win_rate"):
-            found = {model: [100 * rate for rate in rates] for model, rates in found.items()}
-        rows.append(
-            [label, *(spread(values, SHOWN.get(name, "{:.2f}")) if values else "" for values in found.values())]
-        )
+    for label, (name, shown, scale) in FIGURES.items():
+        found = ([run[name] for run in metrics[model] if name in run] for model in REQUESTS)
+        rows.append([label, *(spread(values, shown, scale) for values in found)])
     for label, kind in KINDS_OF_REQUESTS.items():
-        rows.append([label, *(spread([run["preference_by_kind"][kind] for run in metrics[m]]) for m in REQUESTS)])
+        found = ([run["preference_by_kind"][kind] for run in metrics[model]] for model in REQUESTS)
+        rows.append([label, *(spread(values, "{:.2f}") for values in found)])
     return table(["", *REQUESTS], rows)
 
 
