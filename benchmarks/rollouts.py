@@ -113,7 +113,7 @@ def plot(found: dict[str, list[dict]], file: Path) -> None:
                 options = {"color": colour, "label": label} if number == 0 else {"color": colour}
                 axes.plot(seconds, accuracies, marker="o", markersize=3, linewidth=1.2, **options)
         axes.set(xlabel="seconds of training", ylabel="right on held-out problems", ylim=(0, 1))
-        axes.set_title("the same questions, settings and number of completions; a line a seed")
+        axes.set_title("the same questions and number of completions; a line a seed")
         axes.legend(loc="lower right")
 
 

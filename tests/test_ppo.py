@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT, killed_at, metrics, refusal, run
+from conftest import GRPO, ROOT, killed_at, metrics, refusal, run
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import (
@@ -115,6 +115,17 @@ def test_rewards_of_a_rollout(guesser, tmp_path):
     after = (-0.5 * kl).flip(1).cumsum(1).flip(1)  # of this token and those after it
     assert torch.allclose(batch["returns"], (after + scores[:, None]) * mask, atol=1e-5)
     assert torch.allclose(batch["advantages"], (batch["returns"] - batch["old_values"]) * mask, atol=1e-6)
+
+
+@pytest.mark.parametrize("script, config", [(PPO, "05_ppo/tiny_sums"), (GRPO, "06_grpo/tiny")])
+def test_fewer_prompts_than_a_rollout_asks(script, config, guesser, tmp_path, capsys):
+    """TRL would train no step on them, and say nothing."""
+    row = (guesser / "guesses/rl_train.jsonl").read_text().splitlines()[0]
+    (tmp_path / "one.jsonl").write_text(row + "\n")
+    given = ["--config", ROOT / f"recipes/{config}.yaml", "--model", guesser / "guesser"]
+    given += ["--prompts", tmp_path / "one.jsonl", "--output_dir", tmp_path / "out"]
+    said = refusal(capsys, script, *given)
+    assert "one.jsonl has 1 prompts, and a rollout asks " in said and not (tmp_path / "out/run.yaml").exists()
 
 
 def test_advantages_are_whitened_over_the_tokens(guesser, tmp_path):

@@ -71,8 +71,8 @@ def load_value_model(config: PreferredConfig, tokenizer):
 def preflight(config: PreferredConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=True)
     model, _ = config.load(config.model, tokenizer), config.adapter()
-    prompts, tools = config.asked(tokenizer, model), config.callables(tokenizer) or None
     load_rewards(config)
+    prompts, tools = config.asked(tokenizer, model), config.callables(tokenizer) or None
     return {
         "parameters": model.num_parameters(),
         "value_parameters": load_value_model(config, tokenizer).num_parameters(),

@@ -86,6 +86,12 @@ class Asked:
                 "`use_vllm` needs vLLM: pip install trl[vllm] on a machine with a GPU, or set it to false."
             )
         prompts = load_prompts(self.prompts, self.prompts_file, self.prompts_subset, self.instruction)
+        num_asked = self.generation_batch_size // self.num_generations
+        if len(prompts) < num_asked and not self.curriculum:  # TRL leaves out what fills no rollout, here all of them
+            raise StageError(
+                f"{self.prompts} has {len(prompts)} prompts, and a rollout asks {num_asked}; give more of them, or lower "
+                "`per_device_train_batch_size`."
+            )
         tools = self.callables(tokenizer) or None
         context = model.config.max_position_embeddings
         for number, prompt in enumerate(prompts["prompt"], 1):
