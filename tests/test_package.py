@@ -1,9 +1,10 @@
-"""What `pip install` gets: a wheel with the templates in it, from which a copied recipe runs."""
+"""What `pip install` gets: a wheel with the templates in it, from which a copied recipe runs; and what an sdist unpacks to."""
 
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,16 @@ def test_wheel_and_sdist_hold_everything_for_a_copied_recipe(path_folder, tmp_pa
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", ROOT]
     subprocess.run([str(word) for word in command], check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
-    assert list((tmp_path / "dist").glob("*.tar.gz"))
+    (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
+    unpacked = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    folders = ("accelerate_configs", "benchmarks", "data_processing", "docs", "recipes", "src", "tests")
+    shipped = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    shipped = {
+        path.relative_to(ROOT).as_posix()
+        for path in shipped
+        if path.suffix in (".css", ".jinja", ".md", ".py", ".sh", ".yaml")
+    }
+    assert shipped | {"constraints.txt", "Makefile", ".ci/run"} <= unpacked
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = {
         f"crawl2chat/{path.name}"
