@@ -10,7 +10,8 @@ from crawl2chat import products
 
 
 @pytest.fixture
-def model():
+def model(monkeypatch):
+    monkeypatch.setattr(products, "is_amd", lambda: True)
     before = torch.backends.mkldnn.matmul.fp32_precision
     torch.manual_seed(0)
     shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -65,3 +66,10 @@ def test_attention_is_left_to_mkl_both_ways(model, monkeypatch):
     with torch.no_grad():
         model(input_ids=torch.arange(8)[None])
     assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+
+
+def test_other_processors_keep_mkl(model, monkeypatch):
+    monkeypatch.setattr(products, "is_amd", lambda: False)
+    before = torch.backends.mkldnn.matmul.fp32_precision, ALL_ATTENTION_FUNCTIONS["sdpa"]
+    products.multiply_fast()
+    assert (torch.backends.mkldnn.matmul.fp32_precision, ALL_ATTENTION_FUNCTIONS["sdpa"]) == before

@@ -1,11 +1,12 @@
 """Products of float32 matrices on processors: by oneDNN where it is faster, by MKL where that is.
 
 On AMD's processors with AVX-512 MKL does not use it, and oneDNN is more than twice as fast (docs/log.md). PyTorch takes
-oneDNN where float32 may be computed in bf16; on a processor without AMX it stays in float32 all the same. Attention is many
-small products, for each of which oneDNN looks up a kernel, so that MKL is faster there. Without AVX-512 nothing changes.
+oneDNN where float32 may be computed in bf16, which on AMD's it is not: they have no AMX. Attention is many small products,
+for each of which oneDNN looks up a kernel, so that MKL is faster there. On Intel's MKL is faster throughout.
 """
 
 import os
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,12 +15,19 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 def multiply_fast() -> None:
-    """From here on, in this process: for models whose attention is PyTorch's (`sdpa`, the default)."""
+    """From here on, in this process: for models whose attention is PyTorch's (`sdpa`, the default). On AMD's processors only."""
+    if not is_amd():
+        return
     # Batches of ever other lengths would fill both caches, 1,024 kernels each, with gigabytes that are not needed again.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "16")  # PyTorch's own
     _by_onednn(True)
     ALL_ATTENTION_FUNCTIONS.register("sdpa", attention)
+
+
+def is_amd() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.is_file() and "AuthenticAMD" in cpuinfo.read_text()
 
 
 def attention(module, query: Tensor, key: Tensor, value: Tensor, *arguments, **options) -> tuple[Tensor, None]:
