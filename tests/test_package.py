@@ -1,4 +1,4 @@
-"""What `pip install` gets: a wheel with the templates in it, from which a copied recipe runs; and what an sdist unpacks to."""
+"""What `pip install` gets: a wheel with the templates in it, from which a copied recipe runs; what an sdist unpacks to."""
 
 import os
 import shutil

@@ -15,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 def multiply_fast() -> None:
-    """From here on, in this process: for models whose attention is PyTorch's (`sdpa`, the default). On AMD's processors only."""
+    """From here on, in this process, on AMD: for models whose attention is PyTorch's (`sdpa`, the default)."""
     if not is_amd():
         return
     # Batches of ever other lengths would fill both caches, 1,024 kernels each, with gigabytes that are not needed again.
