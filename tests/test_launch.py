@@ -79,6 +79,15 @@ def ended(process: subprocess.Popen, seconds: float = 240) -> str:
     return said
 
 
+def kill_behind(process: subprocess.Popen, checkpoint: Path) -> None:
+    deadline = time.time() + 240
+    while not (checkpoint / "trainer_state.json").is_file():
+        assert process.poll() is None and time.time() < deadline, kill(process)
+        time.sleep(0.01)
+    kill(process)
+    assert not (checkpoint.parent / "run.yaml").exists(), "killed too late for the test to mean anything"
+
+
 @pytest.fixture(scope="module")
 def alone(path_folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("alone") / "base"
@@ -92,13 +101,7 @@ def test_two_processes_train_what_one_does(config, resumed_on, path_folder, alon
     arguments = [*arguments_of(path_folder, out), "--per_device_train_batch_size", BATCH // 2]
     # Where processors are asked for, accelerate leaves DeepSpeed out; where there is nothing else, DeepSpeed takes them.
     arguments += ["--ddp_backend", "gloo", "--use_cpu", "true" if config == "ddp" else "false"]
-    process = launch(config, *arguments)
-    deadline = time.time() + 240
-    while not (out / "checkpoint-4" / "trainer_state.json").is_file():
-        assert process.poll() is None and time.time() < deadline, kill(process)
-        time.sleep(0.01)
-    kill(process)
-    assert not (out / "run.yaml").exists(), "killed too late for the test to mean anything"
+    kill_behind(launch(config, *arguments), out / "checkpoint-4")
     unfinished = (out / "started.yaml").read_text()
 
     ended(launch(config, *arguments, processes=resumed_on))
@@ -123,16 +126,18 @@ def test_two_processes_train_what_one_does(config, resumed_on, path_folder, alon
         assert [step for step, _ in metrics(out)["losses"]] == list(range(1, STEPS + 1))
 
 
-@pytest.mark.parametrize("config", ["ddp", "zero2"])
+@pytest.mark.parametrize("config", ["ddp", "zero2", "zero3"])
 def test_ppo_on_two_processes(config, guesser, tmp_path):
-    """Policy and value model are one engine: both learn, and both are written whole."""
+    """Policy and value model are one engine: both learn, and both are written whole, with ZeRO-3 after a kill -9, too."""
     arguments = [
         "--config", "recipes/05_ppo/tiny_sums.yaml", "--model", guesser / "guesser", "--prompts", guesser / "guesses",
         "--per_device_train_batch_size", 8, "--max_completion_length", 8, "--learning_rate", 1.5e-3,
-        "--value_learning_rate", 3e-3, "--max_steps", 32, "--logging_steps", 2, "--output_dir", tmp_path / "ppo",
+        "--value_learning_rate", 3e-3, "--max_steps", 32, "--logging_steps", 2, "--save_steps", 8, "--output_dir", tmp_path / "ppo",
         "--lr_scheduler_type", "constant_with_warmup", "--temperature", 1.0,
         "--ddp_backend", "gloo", "--use_cpu", "true" if config == "ddp" else "false",
     ]  # fmt: skip
+    if config == "zero3":
+        kill_behind(launch(config, *arguments, script="recipes/05_ppo/ppo.py"), tmp_path / "ppo/checkpoint-8")
     ended(launch(config, *arguments, script="recipes/05_ppo/ppo.py"))
     found = metrics(tmp_path / "ppo")
     assert found["steps"] == 32 and found["last_score"] > found["first_score"] + 0.1

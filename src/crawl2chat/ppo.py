@@ -20,7 +20,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlamaForTokenClassification, Qwen3ForTokenClassification
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
+from trl.models.utils import add_hooks, remove_hooks
 
 from crawl2chat.advantages import adapted, gae, value_losses
 from crawl2chat.packed import is_packable, pack, read
@@ -196,6 +198,9 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
             yield
         finally:
             modules[VALUE_MODEL] = value_model
+            if is_deepspeed_zero3_enabled():  # TRL took the hooks of all to generate, and put back those of the policy
+                remove_hooks(self.model_wrapped)
+                add_hooks(self.model_wrapped)
 
     # --- update
 
@@ -251,6 +256,7 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
                     "params": [p for name, p in named if is_value(name) == of_value and (name in decayed) == decay],
                     "weight_decay": self.args.weight_decay if decay else 0.0,
                     "lr": self.args.value_learning_rate if of_value else self.args.learning_rate,
+                    "of_value": of_value,  # the group says it, as ZeRO-3 takes its parameters away
                 }
                 for of_value in (False, True)
                 for decay in (True, False)
@@ -263,9 +269,8 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
         is_new = self.lr_scheduler is None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if is_new and self.args.value_warmup_steps:
-            values = {id(p) for name, p in self.model.named_parameters() if is_value(name)}
             for i, group in enumerate(scheduler.optimizer.param_groups):
-                if id(group["params"][0]) not in values:
+                if not group["of_value"]:
                     scheduler.lr_lambdas[i] = self._after_warmup(scheduler.lr_lambdas[i])
                     group["lr"] = 0.0
         return scheduler
