@@ -128,7 +128,7 @@ def test_two_processes_train_what_one_does(config, resumed_on, path_folder, alon
 
 @pytest.mark.parametrize("config", ["ddp", "zero2", "zero3"])
 def test_ppo_on_two_processes(config, guesser, tmp_path):
-    """Policy and value model are one engine: both learn, and both are written whole, with ZeRO-3 after a kill -9, too."""
+    """Policy and value model are one engine: both learn, and are written whole; with ZeRO-3 after a kill -9, too."""
     arguments = [
         "--config", "recipes/05_ppo/tiny_sums.yaml", "--model", guesser / "guesser", "--prompts", guesser / "guesses",
         "--per_device_train_batch_size", 8, "--max_completion_length", 8, "--learning_rate", 1.5e-3,
