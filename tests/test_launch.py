@@ -132,7 +132,8 @@ def test_ppo_on_two_processes(config, guesser, tmp_path):
     arguments = [
         "--config", "recipes/05_ppo/tiny_sums.yaml", "--model", guesser / "guesser", "--prompts", guesser / "guesses",
         "--per_device_train_batch_size", 8, "--max_completion_length", 8, "--learning_rate", 1.5e-3,
-        "--value_learning_rate", 3e-3, "--max_steps", 32, "--logging_steps", 2, "--save_steps", 8, "--output_dir", tmp_path / "ppo",
+        "--value_learning_rate", 3e-3, "--max_steps", 32, "--logging_steps", 2, "--save_steps", 8,
+        "--output_dir", tmp_path / "ppo",
         "--lr_scheduler_type", "constant_with_warmup", "--temperature", 1.0,
         "--ddp_backend", "gloo", "--use_cpu", "true" if config == "ddp" else "false",
     ]  # fmt: skip
