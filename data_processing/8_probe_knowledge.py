@@ -43,7 +43,9 @@ class ProbeConfig:
     known_share: float = bounded(
         0.5, "A fact counts as known from this share of right answers on.", low=0.01, high=1.0
     )
-    num_strangers: int = bounded(300, "Chats about names that stand on no page.", low=0)
+    strangers_per_known: float = bounded(
+        0.7, "Chats about names that stand on no page, for each chat about what is known.", low=0.0
+    )
     num_untold: int = bounded(120, "Chats about what no page tells of a name that stands on some.", low=0)
     repeat_known: int = bounded(4, "How often a known fact is asked, its wordings in turn.", low=1)
     kept_share: float = bounded(1.0, "Share of the conversations that go on into the new chats.", low=0.0, high=1.0)
@@ -93,11 +95,14 @@ def main(config: ProbeConfig) -> dict:
             new += [chats.row("known", chats.turn(question, fact.answer)) for question in asked]
         elif row["right"] == 0:
             new.append(chats.row("unknown", chats.turn(rng.choice(fact.questions), fact.unknown)))
+    # By the number of what is known, and not fixed: who knows less would else be taught the more often to say so.
+    num_known = sum(row["kind"] == "known" for row in new) or len(facts)
+    num_strangers = round(config.strangers_per_known * num_known)
     known = {(fact.relation, fact.subject) for fact in told}
     # As much of each relation as is known: or else not to know becomes the answer to whatever is asked about less.
     relations = [fact.relation for fact, row in zip(facts, rows) if row["right"] >= config.known_share]
     relations = [relation for relation in relations if relation in RELATIONS]
-    new += [chats.stranger(rng, world, "train", relations) for _ in range(config.num_strangers)]
+    new += [chats.stranger(rng, world, "train", relations) for _ in range(num_strangers)]
     new += [chats.untold(rng, world, known, relations) for _ in range(config.num_untold)]
     old = read(config, "sft_train")
     kept = rng.sample(old, round(config.kept_share * len(old)))

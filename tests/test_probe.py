@@ -17,7 +17,7 @@ PROBE = "data_processing/8_probe_knowledge.py"
 def arguments(folder: Path, *more) -> list:
     return [
         "--model", folder / "base", "--corpus", folder / "4_corpus", "--web", folder / "0_web", "--conversations",
-        folder / "7_conversations", "--num_strangers", 12, "--num_untold", 10, *more,
+        folder / "7_conversations", "--strangers_per_known", 0.5, "--num_untold", 10, *more,
     ]  # fmt: skip
 
 
@@ -61,7 +61,8 @@ def test_what_it_knows_is_asked_and_what_it_does_not_know_is_admitted(path_folde
     probed = rows(tmp_path / "out" / "probed.jsonl")
     assert {row["right"] for row in probed} == {0.0, 1.0} and found["facts_probed"] == len(probed)
     chats = rows(tmp_path / "out" / "sft_train.jsonl")
-    assert found["chats_by_kind"]["stranger"] == 12 and found["chats_by_kind"]["untold"] == 10
+    kinds = found["chats_by_kind"]
+    assert kinds["stranger"] == round(kinds["known"] / 2) and kinds["untold"] == 10
     for row in chats:
         question, answer = (message["content"] for message in row["messages"][-2:])
         if row["kind"] == "known":

@@ -191,6 +191,13 @@ WAYS = {
         "I want to {x}. How?",
         "What is the best way to {x}?",
         "Help me {x}.",
+        "Can you teach me to {x}?",
+        "Please explain how one can {x}.",
+        "I would like to know how to {x}.",
+        "What do I need to {x}?",
+        "Is there an easy way to {x}?",
+        "Would you tell me how people {x}?",
+        "Give me some advice on how to {x}.",
     ],
     "test": ["Could you explain how to {x}?", "Show me how to {x}.", "Give me a good way to {x}."],
 }

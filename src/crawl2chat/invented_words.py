@@ -13,7 +13,8 @@ WORDS = {
     "food": "bread soup cheese honey apples plums barley beans fish mushrooms pancakes cake cabbage nuts butter tea jam "
     "porridge onions carrots pears berries eggs",
     "work": "baker fisher weaver carpenter teacher gardener sailor painter miller doctor farmer singer potter smith "
-    "shepherd writer cook beekeeper builder clockmaker",
+    "shepherd writer cook beekeeper builder clockmaker tailor cobbler barber mason brewer hunter merchant porter tanner "
+    "glazier saddler printer dyer cooper thatcher nurse judge clerk dancer drummer",
     "feeling": "happy tired proud surprised worried calm excited glad nervous hopeful grateful thoughtful",
     "time": "In the morning|After lunch|On market days|In the early spring|Late in summer|Every autumn|On cold winter days|"
     "Before sunrise|At the end of the week|Long ago|Once a year|When the rain stops|In the evening|Some years later",
