@@ -136,9 +136,10 @@ def test_advantages_are_whitened_over_the_tokens(guesser, tmp_path):
 
 
 def test_an_answer_that_is_cut_off_is_punished(guesser, tmp_path):
-    ppo = trainer(guesser, tmp_path, max_completion_length=2, missing_eos_penalty=2.0, beta=0.0)
+    ppo = trainer(guesser, tmp_path, max_completion_length=2, missing_eos_penalty=2.0, beta=0.0, lam=1.0)
     rollout(ppo)
     assert ppo._metrics["train"]["objective/scores"] == [-2.0]
+    assert "val/explained_variance" not in ppo._metrics["train"]  # all returns are -2
 
 
 def test_the_first_update_starts_at_ratio_1(guesser, tmp_path):

@@ -137,7 +137,8 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
         }.items():
             log[name].append(self.accelerator.gather(found.float()).mean().item())
         spread = self._variance(returns, mask)
-        log["val/explained_variance"].append(1 - (self._variance(returns - values, mask) / spread).item())
+        if spread > 1e-8:  # in returns that are all alike there is nothing to explain
+            log["val/explained_variance"].append(1 - (self._variance(returns - values, mask) / spread).item())
         log["objective/beta"].append(self.beta)
         if self.args.kl_target and self.model.training:
             num_completions = len(mask) * self.accelerator.num_processes
