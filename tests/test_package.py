@@ -18,12 +18,9 @@ def test_wheel_and_sdist_hold_everything_for_a_copied_recipe(path_folder, tmp_pa
     (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
     unpacked = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
     folders = ("accelerate_configs", "benchmarks", "data_processing", "docs", "recipes", "src", "tests")
-    shipped = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
-    shipped = {
-        path.relative_to(ROOT).as_posix()
-        for path in shipped
-        if path.suffix in (".css", ".jinja", ".md", ".py", ".sh", ".yaml")
-    }
+    suffixes = (".css", ".jinja", ".md", ".py", ".sh", ".yaml")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
+    shipped = {path.relative_to(ROOT).as_posix() for path in files}
     assert shipped | {"constraints.txt", "Makefile", ".ci/run"} <= unpacked
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = {
