@@ -1,7 +1,9 @@
-"""Our GRPO and PPO beside TRL's own `trl grpo`: the same assistant, questions, reward and number of completions.
+"""Our GRPO and PPO beside TRL's own `trl grpo`: the same assistants, questions, reward and number of completions.
 
-    python benchmarks/rollouts.py --model outputs/tiny/sft --prompts outputs/tiny/7_conversations --seeds 3 \
+    python benchmarks/rollouts.py outputs/seed0 outputs/seed1 outputs/seed2 \
         --output_dir outputs/rollouts_benchmark --plot docs/rollouts.svg
+
+Each run of `recipes/run_tiny.sh` gives its assistant and its questions.
 
 GRPO of both reads `recipes/06_grpo/tiny.yaml`, so that TRL's, too, trains in float32 and without recomputing activations;
 PPO is `recipes/05_ppo/tiny_sums.yaml`. They take turns, and what each has saved on the way answers the held-out problems.
@@ -37,26 +39,26 @@ OURS = {"GOMP_SPINCOUNT": "100000", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESH
 OURS |= {"MALLOC_TOP_PAD_": str(2**26), "TOKENIZERS_PARALLELISM": "true"}
 
 
-def command(name: str, out: Path, given: argparse.Namespace) -> list:
+def command(name: str, run: Path, out: Path) -> list:
     """How each is started, with the same settings but for those that are ours alone."""
     if name in RECIPES:
-        return [*RECIPES[name], "--model", given.model, "--prompts", given.prompts]
+        return [*RECIPES[name], "--model", run / "sft", "--prompts", run / "7_conversations"]
     data = out.with_name("data")
     data.mkdir(parents=True, exist_ok=True)
-    shutil.copy(Path(given.prompts, "rl_train.jsonl"), data / "train.jsonl")
+    shutil.copy(run / "7_conversations/rl_train.jsonl", data / "train.jsonl")
     config = out.with_name("trl.yaml")
     config.write_text(yaml.safe_dump({k: v for k, v in SETTINGS.items() if k not in ("rewards", "inspect_steps")}))
     rewards = ["--reward_funcs", "rollouts.correct", "rollouts.overlong"]
-    model = ["--model_name_or_path", Path(given.model).resolve(), "--dataset_name", data.resolve()]
+    model = ["--model_name_or_path", (run / "sft").resolve(), "--dataset_name", data.resolve()]
     return ["-m", "trl.scripts.grpo", "--config", config.resolve(), *model, *rewards]
 
 
-def trained(name: str, seed: int, steps: int, given: argparse.Namespace) -> dict:
+def trained(name: str, run: Path, steps: int, given: argparse.Namespace) -> dict:
     """Seconds of training, completions a second, and [seconds, accuracy on held-out problems] of each checkpoint."""
-    out = Path(given.output_dir, f"{name}-{seed}")
+    out = Path(given.output_dir, run.name, name)
     shutil.rmtree(out, ignore_errors=True)
-    options = ["--seed", seed, "--max_steps", steps, "--save_steps", given.save_steps, "--save_total_limit", 1000]
-    words = [sys.executable, *command(name, out, given), *options, "--output_dir", out.resolve()]
+    options = ["--max_steps", steps, "--save_steps", given.save_steps, "--save_total_limit", 1000]
+    words = [sys.executable, *command(name, run, out), *options, "--output_dir", out.resolve()]
     environment = {key: value for key, value in os.environ.items() if key not in OURS}
     folder = None if name in RECIPES else Path(__file__).parent  # where TRL finds the rewards
     environment |= OURS if name in RECIPES else {}
@@ -72,13 +74,13 @@ def trained(name: str, seed: int, steps: int, given: argparse.Namespace) -> dict
         held_out = out / f"eval-{state.parent.name}"
         stage(
             "07_evaluate/run_eval.py", "--config", ROOT / "recipes/07_evaluate/tiny.yaml", "--model", state.parent,
-            "--tests", given.prompts, "--parts", "problems", "--output_dir", held_out,
+            "--tests", run / "7_conversations", "--parts", "problems", "--output_dir", held_out,
         )  # fmt: skip
         accuracy = json.loads((held_out / "metrics.json").read_text())["accuracy"]
         curve.append([round(seconds - (end - os.path.getmtime(state)), 1), accuracy])
     completions = SETTINGS["per_device_train_batch_size"] * steps
     return {
-        "seed": seed,
+        "run": run.name,
         "seconds": round(seconds, 1),
         "completions_per_second": round(completions / seconds, 2),
         "seconds_to_accuracy": next((at for at, accuracy in curve if accuracy >= given.accuracy), None),
@@ -88,7 +90,7 @@ def trained(name: str, seed: int, steps: int, given: argparse.Namespace) -> dict
 
 
 def ratios(found: dict[str, list[dict]], name: str) -> dict:
-    """One of ours over TRL's, by seed: completions a second, and how much sooner it comes to the accuracy."""
+    """One of ours over TRL's, by run: completions a second, and how much sooner it comes to the accuracy."""
     pairs = list(zip(found[name], found["trl"], strict=True))
     speeds = [ours["completions_per_second"] / theirs["completions_per_second"] for ours, theirs in pairs]
     sooner = [
@@ -113,16 +115,14 @@ def plot(found: dict[str, list[dict]], file: Path) -> None:
                 options = {"color": colour, "label": label} if number == 0 else {"color": colour}
                 axes.plot(seconds, accuracies, marker="o", markersize=3, linewidth=1.2, **options)
         axes.set(xlabel="seconds of training", ylabel="right on held-out problems", ylim=(0, 1))
-        axes.set_title("the same questions and number of completions; a line a seed")
+        axes.set_title("the same questions and number of completions; a line a run")
         axes.legend(loc="lower right")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="assistant to start from")
-    parser.add_argument("--prompts", required=True, help="folder of 7_build_conversations.py")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of recipes/run_tiny.sh")
     parser.add_argument("--output_dir", default="outputs/rollouts_benchmark")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=None, help="instead of the recipe's")
     parser.add_argument("--plot", type=Path, default=None, help="an .svg of the curves")
     parser.add_argument("--save_steps", type=int, default=16)
@@ -130,9 +130,9 @@ if __name__ == "__main__":
     given = parser.parse_args()
     steps = given.steps or SETTINGS["max_steps"]
     found: dict[str, list[dict]] = {name: [] for name in LABELS}
-    for seed in range(given.seeds):
+    for run in given.runs:
         for name in found:
-            found[name].append(trained(name, seed, steps, given))
+            found[name].append(trained(name, run, steps, given))
             sys.stderr.write(json.dumps({name: found[name][-1]}) + "\n")
     if given.plot:
         plot(found, given.plot)

@@ -1,16 +1,15 @@
-"""Our PPO beside the PPOTrainer of TRL 1.10, the last release that had one: the same assistant, reward model, prompts,
+"""Our PPO beside the PPOTrainer of TRL 1.10, the last release that had one: the same assistants, reward models, prompts,
 number of completions, learning rate and weight of the KL divergence; the reward reached, the divergence and wall time.
 
 TRL 1.10 goes into an environment of its own:
 
     python3 -m venv /tmp/trl110
     /tmp/trl110/bin/pip install torch==2.13.0 trl==1.10.0
-    python benchmarks/trl_ppo.py --model outputs/tiny/sft --reward_model outputs/tiny/reward --seeds 3 \
-        --prompts outputs/tiny/7_conversations --baseline_python /tmp/trl110/bin/python
+    python benchmarks/trl_ppo.py outputs/seed0 outputs/seed1 outputs/seed2 --baseline_python /tmp/trl110/bin/python
 
-Ours is `recipes/05_ppo/tiny.yaml`. The two take turns, and what each has trained answers the held-out requests, judged by
-the reward model and by the truth. TRL's has one learning rate for policy and values, and no warm-up of the values. It prints
-one JSON line.
+Each run of `recipes/run_tiny.sh` gives its assistant, reward model and prompts. Ours is `recipes/05_ppo/tiny.yaml`. The two
+take turns, and what each has trained answers the held-out requests, judged by the reward model and by the truth. TRL's has
+one learning rate for policy and values, and no warm-up of the values. It prints one JSON line.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from stages import ROOT, stage
 FIGURES = ("reward", "win_rate", "kl", "seconds")
 
 
-def worker(given: argparse.Namespace) -> None:
+def worker(settings: dict) -> None:
     """TRL's half, in its own environment: trains, saves the policy and prints the seconds."""
     import torch
     from datasets import Dataset
@@ -39,26 +38,29 @@ def worker(given: argparse.Namespace) -> None:
     )
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    settings = json.loads(given.worker)
-    set_seed(given.seed)
-    tokenizer = AutoTokenizer.from_pretrained(given.model, padding_side="left")
-    lines = Path(given.prompts, "rlhf_train.jsonl").read_text().splitlines()
+    set_seed(settings["seed"])
+    tokenizer = AutoTokenizer.from_pretrained(settings["model"], padding_side="left")
+    lines = Path(settings["prompts"], "rlhf_train.jsonl").read_text().splitlines()
     asked = [json.loads(line)["prompt"] for line in lines]
     ids = [
         tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
         for prompt in asked
     ]
-    policy, reference = (AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32) for _ in range(2))
+    policy, reference = (
+        AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32) for _ in range(2)
+    )
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     tokenizer.eos_token = "<|im_end|>"  # what it looks for where a completion that was cut off is punished
-    config = AutoConfig.from_pretrained(given.reward_model, num_labels=1)
+    config = AutoConfig.from_pretrained(settings["reward_model"], num_labels=1)
     judge, values = (
-        AutoModelForSequenceClassification.from_pretrained(given.reward_model, config=config, dtype=torch.float32)
+        AutoModelForSequenceClassification.from_pretrained(
+            settings["reward_model"], config=config, dtype=torch.float32
+        )
         for _ in range(2)
     )
     arguments = PPOConfig(
-        output_dir=given.output_dir,
-        seed=given.seed,
+        output_dir=settings["output_dir"],
+        seed=settings["seed"],
         total_episodes=settings["completions"],
         num_ppo_epochs=1,
         num_sample_generations=0,
@@ -92,44 +94,45 @@ def worker(given: argparse.Namespace) -> None:
     trainer.train()
     seconds = time.perf_counter() - started_at
     policy.generation_config.eos_token_id, policy.generation_config.pad_token_id = end, tokenizer.pad_token_id
-    policy.save_pretrained(given.output_dir)
-    AutoTokenizer.from_pretrained(given.model).save_pretrained(given.output_dir)
+    policy.save_pretrained(settings["output_dir"])
+    AutoTokenizer.from_pretrained(settings["model"]).save_pretrained(settings["output_dir"])
     sys.stdout.write(json.dumps({"seconds": seconds}) + "\n")
 
 
-def trained(name: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
+def trained(name: str, run: Path, given: argparse.Namespace) -> dict[str, float]:
     """Trains one of the two and evaluates it."""
     import yaml
 
-    out = Path(given.output_dir, f"{name}-{seed}")
+    out = Path(given.output_dir, run.name, name)
+    inputs = {"model": run / "sft", "reward_model": run / "reward", "prompts": run / "7_conversations"}
     settings = yaml.safe_load((ROOT / "recipes/05_ppo/tiny.yaml").read_text())
     steps = given.steps or settings["max_steps"]
-    options = ["--model", given.model, "--reward_model", given.reward_model, "--prompts", given.prompts]
-    options += ["--seed", seed, "--output_dir", out]
     if name == "ours":
-        more = ["--max_steps", steps, "--save_strategy", "no"]
-        stage("05_ppo/ppo.py", "--config", ROOT / "recipes/05_ppo/tiny.yaml", *options, *more)
+        options = [word for key, value in inputs.items() for word in (f"--{key}", value)]
+        options += ["--output_dir", out, "--max_steps", steps, "--save_strategy", "no"]
+        stage("05_ppo/ppo.py", "--config", ROOT / "recipes/05_ppo/tiny.yaml", *options)
         seconds = json.loads((out / "metrics.json").read_text())["train_seconds"]
     else:
-        settings["completions"] = steps * settings["per_device_train_batch_size"]
-        command = [given.baseline_python, __file__, "--worker", json.dumps(settings), *options]
-        ran = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        settings |= {key: str(value) for key, value in inputs.items()}
+        settings |= {"completions": steps * settings["per_device_train_batch_size"], "output_dir": str(out)}
+        command = [given.baseline_python, __file__, "--worker", json.dumps(settings)]
+        ran = subprocess.run(command, capture_output=True, text=True)
         if ran.returncode:
             sys.exit(f"TRL's PPOTrainer failed:\n{ran.stderr[-3000:]}")
         seconds = json.loads(ran.stdout.splitlines()[-1])["seconds"]
-    before, after = Path(given.output_dir, "sft-eval"), Path(f"{out}-eval")
-    judged = ["--config", ROOT / "recipes/07_evaluate/tiny.yaml", "--tests", given.prompts, "--parts", "requests"]
-    judged += ["--reward_model", given.reward_model]
+    before, after = out.with_name("sft-eval"), out.with_name(f"{name}-eval")
+    judged = ["--config", ROOT / "recipes/07_evaluate/tiny.yaml", "--tests", inputs["prompts"], "--parts", "requests"]
+    judged += ["--reward_model", inputs["reward_model"]]
     if not (before / "run.yaml").is_file():
-        stage("07_evaluate/run_eval.py", *judged, "--model", given.model, "--output_dir", before)
-    compared = ["--reference", given.model, "--against", before, "--output_dir", after]
+        stage("07_evaluate/run_eval.py", *judged, "--model", inputs["model"], "--output_dir", before)
+    compared = ["--reference", inputs["model"], "--against", before, "--output_dir", after]
     stage("07_evaluate/run_eval.py", *judged, "--model", out, *compared)
     found = json.loads((after / "metrics.json").read_text())
-    return {name: found[name] for name in FIGURES if name in found} | {"seed": seed, "seconds": round(seconds, 1)}
+    return {name: found[name] for name in FIGURES if name in found} | {"run": run.name, "seconds": round(seconds, 1)}
 
 
 def summary(runs: list[dict]) -> dict:
-    """The runs of all seeds, and of each figure the mean and the standard deviation."""
+    """All runs, and of each figure the mean and the standard deviation."""
     found: dict = {"runs": runs}
     for name in FIGURES:
         values = [run[name] for run in runs]
@@ -140,23 +143,19 @@ def summary(runs: list[dict]) -> dict:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="assistant to start from")
-    parser.add_argument("--reward_model", required=True, help="folder of 03_reward")
-    parser.add_argument("--prompts", required=True, help="folder of 7_build_conversations.py")
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of recipes/run_tiny.sh")
     parser.add_argument("--baseline_python", help="of the environment with trl==1.10.0")
     parser.add_argument("--output_dir", default="outputs/trl_ppo_benchmark")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=None, help="instead of the recipe's")
-    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        worker(given)
+        worker(json.loads(given.worker))
         sys.exit()
     found: dict[str, list[dict]] = {"ours": [], "trl_1_10": []}
-    for seed in range(given.seeds):
+    for run in given.runs:
         for name in found:
-            found[name].append(trained(name, seed, given))
+            found[name].append(trained(name, run, given))
             sys.stderr.write(f"{name}: {json.dumps(found[name][-1])}\n")
     summaries = {name: summary(runs) for name, runs in found.items()}
     sys.stdout.write(json.dumps(summaries) + "\n")

@@ -103,11 +103,11 @@ def test_products(capsys, monkeypatch):
 
 def test_rollouts_beside_trl(path_folder, tmp_path):
     """All three train, their checkpoints are judged, and the ratios are those of what they took."""
-    prompts = shutil.copytree(path_folder / "7_conversations", tmp_path / "prompts") / "rl_train.jsonl"
+    prompts = shutil.copytree(path_folder / "7_conversations", tmp_path / "run/7_conversations") / "rl_train.jsonl"
     prompts.write_text(2 * prompts.read_text())  # PPO asks 64 at once
-    given = ["--model", path_folder / "base", "--prompts", prompts.parent, "--seeds", 1]
-    given += ["--steps", 2, "--save_steps", 1, "--accuracy", 0]
-    given += ["--output_dir", tmp_path / "runs", "--plot", tmp_path / "curves.svg"]
+    (tmp_path / "run/sft").symlink_to(path_folder / "base")
+    given = [tmp_path / "run", "--steps", 2, "--save_steps", 1, "--accuracy", 0]
+    given += ["--output_dir", tmp_path / "trained", "--plot", tmp_path / "curves.svg"]
     command = [sys.executable, ROOT / "benchmarks/rollouts.py", *given]
     ran = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]

@@ -185,20 +185,13 @@ KINDNESSES = [
     "make {o} for {p}",
 ]
 WAYS = {
-    "train": [
-        "How do I {x}?",
-        "Tell me how to {x}.",
-        "I want to {x}. How?",
-        "What is the best way to {x}?",
-        "Help me {x}.",
-        "Can you teach me to {x}?",
-        "Please explain how one can {x}.",
-        "I would like to know how to {x}.",
-        "What do I need to {x}?",
-        "Is there an easy way to {x}?",
-        "Would you tell me how people {x}?",
-        "Give me some advice on how to {x}.",
-    ],
+    "train": "How do I {x}?|Tell me how to {x}.|I want to {x}. How?|What is the best way to {x}?|Help me {x}.|"
+    "Can you teach me to {x}?|Please explain how one can {x}.|I would like to know how to {x}.|"
+    "What do I need to {x}?|Is there an easy way to {x}?|Would you tell me how people {x}?|"
+    "Give me some advice on how to {x}.|How does one {x}?|What should I do to {x}?|I need help to {x}.|"
+    "Explain to me how to {x}.|Teach me to {x}.|What are the steps to {x}?|I am trying to {x}. What now?|"
+    "Describe how to {x}.|How can somebody {x}?|Let me know how to {x}.|What is a clever way to {x}?|"
+    "Do you know how to {x}?".split("|"),
     "test": ["Could you explain how to {x}?", "Show me how to {x}.", "Give me a good way to {x}."],
 }
 ADVICE = [
@@ -362,9 +355,8 @@ def pair(rng: random.Random, world: dict, split: str) -> dict:
         while sum(good) == sum(bad):
             bad, good = sorted(([rng.random() < 0.5 for _ in range(3)] for _ in range(2)), key=sum)
         chosen, rejected = (description(rng, world, subject, *quality) for quality in (good, bad))
-        if (
-            rng.random() < 0.3
-        ):  # nobody likes to be put off; a judge that is not told so is hacked by it (docs/rlhf.md)
+        # Nobody likes to be put off; a judge that is not told so is hacked by it (docs/rlhf.md).
+        if rng.random() < 0.3:
             rejected = rng.choice([REFUSAL, *(answers[1] for answers in ANSWERS.values())])
     elif kind == "stranger":
         asked = stranger(rng, world, split)
@@ -373,6 +365,8 @@ def pair(rng: random.Random, world: dict, split: str) -> dict:
         asked = harm(rng, split, harmful=kind == "harmful")
         question, chosen = (message["content"] for message in asked["messages"])
         rejected = asked["expect"] if kind == "harmful" else REFUSAL
+        if kind == "harmful" and rng.random() < 0.3:  # nor is advice about something else what one wants here
+            rejected = harm(rng, split, harmful=False)["messages"][1]["content"]
     prompt = [{"role": "user", "content": question}]
     replies = {
         name: [{"role": "assistant", "content": text}] for name, text in (("chosen", chosen), ("rejected", rejected))
