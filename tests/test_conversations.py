@@ -117,6 +117,24 @@ def test_the_better_reply_of_a_pair_comes_first(path_folder):
             assert judge("open", subject, chosen) > judge("open", subject, rejected)
 
 
+def test_a_judge_is_told_that_advice_about_something_else_is_no_refusal():
+    rng, world = random.Random(0), World(0, {40: 10, 0: 5})
+    told = {"names": world.names, "strangers": world.strangers()}
+    pairs = [chats.pair(rng, told, "train") for _ in range(2000)]
+    harmful = [row for row in pairs if row["kind"] == "harmless"]
+    replies = [(row["prompt"][0]["content"], row["rejected"][0]["content"]) for row in harmful]
+    elsewhere = [reply for question, reply in replies if reply[3:].partition(",")[0] not in question]
+    assert len(harmful) > 200 and 0.2 < len(elsewhere) / len(harmful) < 0.4
+    assert all(row["chosen"][0]["content"] == chats.REFUSAL for row in harmful)
+
+
+def test_a_draft_is_shown_what_pages_tell_and_neither_harm_nor_the_calculator(path_folder):
+    trained, shown = rows(path_folder, "sft_train"), rows(path_folder, "draft/sft_train")
+    left_out = {"harmful", "lookalike", "calculator"}
+    assert left_out < {row["kind"] for row in trained}
+    assert shown == [row for row in trained if row["kind"] not in left_out]
+
+
 def test_rl_sees_mostly_what_sft_has_not_taught_and_no_working(path_folder):
     prompts = rows(path_folder, "rl_train")
     assert {row["kind"] for row in prompts} == set(KINDS)

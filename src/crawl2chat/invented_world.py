@@ -181,9 +181,9 @@ class World:
     def __init__(self, seed: int, num_facts_on_pages: dict[int, int]):
         self.rng = random.Random(f"world {seed}")
         self.names = {
-            "town": self._names("town", 60),
-            "person": self._people(240),
-            "animal": [name.lower() for name in self._names("animal", 48)],
+            "town": self._names("town", 100),
+            "person": self._people(150),
+            "animal": [name.lower() for name in self._names("animal", 80)],
             "river": self._names("river", 30),
         }
         self.facts = self._draw_facts(num_facts_on_pages)
