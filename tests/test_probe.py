@@ -103,7 +103,7 @@ def test_not_knowing_is_as_rare_as_knowing_of_each_kind(path_folder, tmp_path, m
 
     probe_with(knows_trades, path_folder, tmp_path / "out", monkeypatch)
     strangers = [row for row in rows(tmp_path / "out/sft_train.jsonl") if row["kind"] in ("stranger", "untold")]
-    assert len(strangers) == 22
+    assert len(strangers) == 16
     assert {row["messages"][1]["content"].split(" I do not")[0] for row in strangers} <= {
         "That was in a town",
         "That was the work of a trade",
