@@ -123,8 +123,7 @@ def trained(name: str, run: Path, given: argparse.Namespace) -> dict[str, float]
     before, after = out.with_name("sft-eval"), out.with_name(f"{name}-eval")
     judged = ["--config", ROOT / "recipes/07_evaluate/tiny.yaml", "--tests", inputs["prompts"], "--parts", "requests"]
     judged += ["--reward_model", inputs["reward_model"]]
-    if not (before / "run.yaml").is_file():
-        stage("07_evaluate/run_eval.py", *judged, "--model", inputs["model"], "--output_dir", before)
+    stage("07_evaluate/run_eval.py", *judged, "--model", inputs["model"], "--output_dir", before)
     compared = ["--reference", inputs["model"], "--against", before, "--output_dir", after]
     stage("07_evaluate/run_eval.py", *judged, "--model", out, *compared)
     found = json.loads((after / "metrics.json").read_text())
@@ -142,16 +141,14 @@ def summary(runs: list[dict]) -> dict:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        sys.exit(worker(json.loads(sys.argv[2])))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="*", type=Path, help="folders of recipes/run_tiny.sh")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of recipes/run_tiny.sh")
     parser.add_argument("--baseline_python", help="of the environment with trl==1.10.0")
     parser.add_argument("--output_dir", default="outputs/trl_ppo_benchmark")
     parser.add_argument("--steps", type=int, default=None, help="instead of the recipe's")
-    parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.worker:
-        worker(json.loads(given.worker))
-        sys.exit()
     found: dict[str, list[dict]] = {"ours": [], "trl_1_10": []}
     for run in given.runs:
         for name in found:

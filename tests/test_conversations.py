@@ -71,7 +71,7 @@ def test_strangers_stand_on_no_page():
     names = {name.lower() for found in world.names.values() for name in found}
     for kinds in world.strangers().values():
         for kind, found in kinds.items():
-            assert len(found) >= 50 and len(set(found)) == len(found), kind
+            assert len(found) >= 60 and len(set(found)) == len(found), kind
             assert not names & {name.lower() for name in found}
 
 

@@ -90,10 +90,10 @@ OBJECTS = {
 }
 _STARTS = "Tar Bel Mor Fen Gal Os Ri Sel Hal Dun Kel Lor Var Wen Yar Bri Cor Est Il Nor Pel Quil Sor Ul".split()
 _ENDS = {
-    "town": "holm wick mouth stead haven bury ford mere dale gate port cross bridge".split(),
+    "town": "holm wick mouth stead haven bury ford mere dale gate port cross bridge ness moor".split(),
     "person": "a in o ra eth is an ela or une".split(),
     "family": "mark well brook stone field son wright hill crest ley".split(),
-    "animal": "ik oot umber afe ubb inx arl ossel ep ander urr imp olk".split(),
+    "animal": "ik oot umber afe ubb inx arl ossel ep ander urr imp olk unt".split(),
     "river": "ava esk ine una orr ild ame eva".split(),
 }
 
