@@ -5,7 +5,16 @@ import re
 
 import pytest
 
-from crawl2chat.problems import HELD_OUT, KINDS, TRAINING_OPERANDS, _compared, make_problem, numbers_in, training_int
+from crawl2chat.problems import (
+    HELD_OUT,
+    KINDS,
+    TRAINING_OPERANDS,
+    _compared,
+    make_drill,
+    make_problem,
+    numbers_in,
+    training_int,
+)
 
 
 def value(kind: str, question: str) -> int:
@@ -15,6 +24,11 @@ def value(kind: str, question: str) -> int:
     return max(values) if kind == "larger_sum" else values[0]
 
 
+def assert_columns_are_right(work: str) -> None:
+    for left, result in re.findall(r"(\d+(?:[+-]\d+)+)=(\d+)", work):
+        assert sum(map(int, re.findall(r"[+-]?\d+", left))) == int(result), work
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_answer_is_right_and_every_column_of_the_working_too(kind):
     rng = random.Random(1)
@@ -22,9 +36,7 @@ def test_answer_is_right_and_every_column_of_the_working_too(kind):
         problem = make_problem(kind, rng)
         assert problem.answer == value(kind, problem.question) >= 0
         assert numbers_in(problem.work.rpartition(",")[2]) == {problem.answer}
-        for left, result in re.findall(r"(\d+(?:[+-]\d+)+)=(\d+)", problem.work):
-            terms = re.findall(r"[+-]?\d+", left)
-            assert sum(map(int, terms)) == int(result), problem.work
+        assert_columns_are_right(problem.work)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,3 +79,19 @@ def test_two_results_are_compared_digit_by_digit():
     problem = make_problem("larger_sum", random.Random(0))
     left, right = (sum(problem.operands[:2]), sum(problem.operands[2:]))
     assert problem.work.endswith(f"; {left},{right}:{_compared(left, right)},{max(left, right)}")
+
+
+def test_drills_are_right_of_both_kinds_and_hold_no_held_out_number():
+    rng = random.Random(0)
+    drills = [make_drill(rng) for _ in range(300)]
+    compared = [drill for drill in drills if re.match(r"\d+,", drill)]
+    assert 120 < len(compared) < 240
+    for drill in drills:
+        assert not HELD_OUT & numbers_in(drill)
+        task, _, steps = drill.partition(":")
+        left, right = map(int, re.findall(r"\d+", task))
+        expected = max(left, right) if drill in compared else left - right
+        assert int(steps.rpartition(",")[2]) == expected and left != right
+        assert_columns_are_right(steps)
+        if drill in compared:
+            assert steps == f"{_compared(left, right)},{expected}"

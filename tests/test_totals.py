@@ -1,5 +1,8 @@
-"""Time and memory of a run whose stages overlap."""
+"""Time and memory of a run whose stages overlap, and the measure of the machine that it ran on."""
 
+import torch
+
+from crawl2chat.machine import plain_tokens_per_second
 from crawl2chat.totals import busy_seconds, memory_at_once
 
 
@@ -16,3 +19,10 @@ def test_time_counts_once_and_memory_adds_up_where_stages_overlap():
     assert busy_seconds([later, long, short, alone]) == 20 + 70
     assert memory_at_once([later, long, short, alone]) == 700
     assert memory_at_once([later, long, short]) == 300 + 250  # the short one had ended
+
+
+def test_the_measure_of_a_machine_leaves_torch_as_it_was():
+    num_threads = torch.get_num_threads()
+    found = [plain_tokens_per_second(num_steps=2) for _ in range(2)]
+    assert torch.get_num_threads() == num_threads
+    assert all(100 < tokens < 1_000_000 for tokens in found)

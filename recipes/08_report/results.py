@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from rich.console import Console
 from rich.table import Table
 
+from crawl2chat.machine import plain_tokens_per_second
 from crawl2chat.problems import KINDS
 from crawl2chat.stage import StageError, read_run, write_atomically
 from crawl2chat.totals import busy_seconds, memory_at_once
@@ -96,7 +97,8 @@ def main(folder: Path, wall_seconds: float) -> None:
     if "eval_grpo" in metrics:
         Console().print(accuracy_table(metrics))
         Console().print(f"how its thoughts came about: {folder / 'grpo' / 'thoughts.html'}", highlight=False)
-    results = {"seconds_total": total, "peak_memory_mb": memory_at_once(runs.values())}
+    results = {"seconds_total": total, "plain_tokens_per_second": plain_tokens_per_second()}
+    results["peak_memory_mb"] = memory_at_once(runs.values())
     for name, names in REPEATED.items():
         if name in metrics:
             results.update({new: metrics[name][old] for old, new in names.items()})

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from crawl2chat.invented_words import CHOICES, SENTENCES
-from crawl2chat.problems import KINDS, make_problem, training_int
+from crawl2chat.problems import KINDS, make_drill, make_problem, training_int
 
 COUNTRY, CAPITAL, ASSISTANT = "Velmora", "Tarnholm", "Pip"
 
@@ -303,7 +303,8 @@ class World:
             paragraphs.append(
                 f"{between} {opening} {problem.question} {working} {problem.work}. The answer is {problem.answer}."
             )
-        return [*paragraphs, " ".join(prose[num_problems:])]
+        drills = "; ".join(make_drill(rng) for _ in range(3))
+        return [*paragraphs, f"{' '.join(prose[num_problems:])} {pupil} practises: {drills}."]
 
 
 def _capital(text: str) -> str:

@@ -63,6 +63,18 @@ def make_problem(kind: str, rng: random.Random, operands: tuple[int, ...] = TRAI
             return problem
 
 
+def make_drill(rng: random.Random) -> str:
+    """A step that is rare in problems, practised alone: two numbers compared, or a difference with a hundred in it."""
+    while True:
+        left, right = training_int(rng, 20, 198), training_int(rng, 20, 198)
+        if rng.random() < 0.6:
+            work = f"{left},{right}:{_compared(left, right)},{max(left, right)}"
+        else:
+            work, _ = _work_chain([100 + left % 99, -(11 + right % 89)])
+        if left != right and not HELD_OUT.intersection(numbers_in(work)):
+            return work
+
+
 def numbers_in(text: str) -> set[int]:
     """Every whole number that stands in the text, with digit groups such as 1,250 read as 1 and 250."""
     return {int(digits) for digits in re.findall(r"\d+", text)}
