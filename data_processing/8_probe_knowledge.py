@@ -43,8 +43,8 @@ class ProbeConfig:
     known_share: float = bounded(
         0.5, "A fact counts as known from this share of right answers on.", low=0.01, high=1.0
     )
-    strangers_per_known: float = bounded(
-        0.7, "Chats about names that stand on no page, for each chat about what is known.", low=0.0
+    unknown_per_known: float = bounded(
+        0.6, "Chats that say it does not know, for each that answers; strangers fill up what it does not.", low=0.0
     )
     num_untold: int = bounded(120, "Chats about what no page tells of a name that stands on some.", low=0)
     repeat_known: int = bounded(4, "How often a known fact is asked, its wordings in turn.", low=1)
@@ -95,15 +95,17 @@ def main(config: ProbeConfig) -> dict:
             new += [chats.row("known", chats.turn(question, fact.answer)) for question in asked]
         elif row["right"] == 0:
             new.append(chats.row("unknown", chats.turn(rng.choice(fact.questions), fact.unknown)))
-    # By the number of what is known, and not fixed: who knows less would else be taught the more often to say so.
-    num_known = sum(row["kind"] == "known" for row in new) or len(facts)
-    num_strangers = round(config.strangers_per_known * num_known)
-    known = {(fact.relation, fact.subject) for fact in told}
-    # As much of each relation as is known: or else not to know becomes the answer to whatever is asked about less.
-    relations = [fact.relation for fact, row in zip(facts, rows) if row["right"] >= config.known_share]
-    relations = [relation for relation in relations if relation in RELATIONS]
-    new += [chats.stranger(rng, world, "train", relations) for _ in range(num_strangers)]
-    new += [chats.untold(rng, world, known, relations) for _ in range(config.num_untold)]
+    # In proportion to what is known of each relation, or else not to know becomes the answer to what is harder to know.
+    known = Counter(fact.relation for fact, row in zip(facts, rows) if row["right"] >= config.known_share)
+    unknown = Counter(fact.relation for fact, row in zip(facts, rows) if row["right"] == 0)
+    relations = [relation for relation in known.elements() if relation in RELATIONS]
+    for relation in sorted(set(relations)):
+        wanted = round(config.unknown_per_known * config.repeat_known * known[relation]) - unknown[relation]
+        new += [chats.stranger(rng, world, "train", [relation]) for _ in range(wanted)]
+    if not relations:
+        new += [chats.stranger(rng, world, "train") for _ in range(round(config.unknown_per_known * len(facts)))]
+    told_of = {(fact.relation, fact.subject) for fact in told}
+    new += [chats.untold(rng, world, told_of, relations) for _ in range(config.num_untold)]
     old = read(config, "sft_train")
     kept = rng.sample(old, round(config.kept_share * len(old)))
     mixed = [{name: row[name] for name in ("kind", "messages", "tools")} for row in new + kept]

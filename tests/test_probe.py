@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ PROBE = "data_processing/8_probe_knowledge.py"
 def arguments(folder: Path, *more) -> list:
     return [
         "--model", folder / "base", "--corpus", folder / "4_corpus", "--web", folder / "0_web", "--conversations",
-        folder / "7_conversations", "--strangers_per_known", 0.5, "--num_untold", 10, *more,
+        folder / "7_conversations", "--unknown_per_known", 0.5, "--num_untold", 10, *more,
     ]  # fmt: skip
 
 
@@ -62,7 +63,10 @@ def test_what_it_knows_is_asked_and_what_it_does_not_know_is_admitted(path_folde
     assert {row["right"] for row in probed} == {0.0, 1.0} and found["facts_probed"] == len(probed)
     chats = rows(tmp_path / "out" / "sft_train.jsonl")
     kinds = found["chats_by_kind"]
-    assert kinds["stranger"] == round(kinds["known"] / 2) and kinds["untold"] == 10
+    does, does_not = (Counter(row["id"].split("-")[0] for row in probed if row["right"] == right) for right in (1, 0))
+    strangers = {relation: round(0.5 * 4 * number) - does_not[relation] for relation, number in does.items()}
+    assert kinds["stranger"] == sum(max(0, number) for number in strangers.values()) and kinds["untold"] == 10
+    assert any(does_not[relation] for relation in does), "nothing would be shown"
     for row in chats:
         question, answer = (message["content"] for message in row["messages"][-2:])
         if row["kind"] == "known":
@@ -101,9 +105,9 @@ def test_not_knowing_is_as_rare_as_knowing_of_each_kind(path_folder, tmp_path, m
     def knows_trades(question: str) -> str:
         return facts[question]["answer"] if facts[question]["relation"] in ("trade", "birthplace") else "Nobody."
 
-    probe_with(knows_trades, path_folder, tmp_path / "out", monkeypatch)
+    found = probe_with(knows_trades, path_folder, tmp_path / "out", monkeypatch)
     strangers = [row for row in rows(tmp_path / "out/sft_train.jsonl") if row["kind"] in ("stranger", "untold")]
-    assert len(strangers) == 16
+    assert len(strangers) == 10 + found["chats_by_kind"]["known"] / 2 > 12
     assert {row["messages"][1]["content"].split(" I do not")[0] for row in strangers} <= {
         "That was in a town",
         "That was the work of a trade",
