@@ -67,7 +67,7 @@ def make_drill(rng: random.Random) -> str:
     """A step that is rare in problems, practised alone: two numbers compared, or a difference with a hundred in it."""
     while True:
         left, right = training_int(rng, 20, 198), training_int(rng, 20, 198)
-        if rng.random() < 0.6:
+        if rng.random() < 0.45:
             work = f"{left},{right}:{_compared(left, right)},{max(left, right)}"
         else:
             work, _ = _work_chain([100 + left % 99, -(11 + right % 89)])
