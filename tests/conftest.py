@@ -83,7 +83,7 @@ def kill_when(appears: str, script: str, arguments: list, out: Path) -> None:
     """Starts a script, and kills it and its workers as soon as a file of that name is in `out`."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 300  # Ray's cluster has taken over a minute to start on a slow machine
+    deadline = time.time() + 300  # a slow machine may take more than a minute to start Ray
     while not list(out.glob(appears)) and process.poll() is None and time.time() < deadline:
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
