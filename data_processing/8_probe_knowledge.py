@@ -88,24 +88,21 @@ def main(config: ProbeConfig) -> dict:
         share = mean(judge("fact", fact.object, answer) for answer in mine)
         rows.append({"id": fact.id, "num_pages": fact.num_pages, "right": share, "answers": mine})
 
-    new = []
+    new, known, unknown = [], Counter(), Counter()
     for fact, row in zip(facts, rows):
         if row["right"] >= config.known_share:
+            known[fact.relation] += 1
             asked = [fact.questions[i % 4] for i in range(config.repeat_known)]
             new += [chats.row("known", chats.turn(question, fact.answer)) for question in asked]
         elif row["right"] == 0:
+            unknown[fact.relation] += 1
             new.append(chats.row("unknown", chats.turn(rng.choice(fact.questions), fact.unknown)))
     # In proportion to what is known of each relation, or else not to know becomes the answer to what is harder to know.
-    known = Counter(fact.relation for fact, row in zip(facts, rows) if row["right"] >= config.known_share)
-    unknown = Counter(fact.relation for fact, row in zip(facts, rows) if row["right"] == 0)
-    relations = [relation for relation in known.elements() if relation in RELATIONS]
-    for relation in sorted(set(relations)):
-        wanted = round(config.unknown_per_known * config.repeat_known * known[relation]) - unknown[relation]
+    for relation, number in known.items():
+        wanted = round(config.unknown_per_known * config.repeat_known * number) - unknown[relation]
         new += [chats.stranger(rng, world, "train", [relation]) for _ in range(wanted)]
-    if not relations:
-        new += [chats.stranger(rng, world, "train") for _ in range(round(config.unknown_per_known * len(facts)))]
     told_of = {(fact.relation, fact.subject) for fact in told}
-    new += [chats.untold(rng, world, told_of, relations) for _ in range(config.num_untold)]
+    new += [chats.untold(rng, world, told_of, list(known.elements())) for _ in range(config.num_untold)]
     old = read(config, "sft_train")
     kept = rng.sample(old, round(config.kept_share * len(old)))
     mixed = [{name: row[name] for name in ("kind", "messages", "tools")} for row in new + kept]

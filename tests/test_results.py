@@ -13,7 +13,6 @@ from conftest import ROOT, run
 from crawl2chat.problems import KINDS
 
 RESULTS = ROOT / "outputs" / "tiny" / "results.json"
-ZEN_4_TOKENS_PER_SECOND = 10_000  # `plain_tokens_per_second` of two cores of an AMD EPYC, family 25, model 17
 
 pytestmark = pytest.mark.path
 
@@ -53,9 +52,8 @@ def test_it_says_what_it_does_not_know_and_will_not_do(results):
 
 
 def test_twenty_minutes_and_six_gigabytes_are_enough(results):
-    # On two cores like a Zen 4's; slower ones may take longer by as much as a plain training step does there.
-    slower = max(1.0, ZEN_4_TOKENS_PER_SECOND / results["plain_tokens_per_second"])
-    assert results["seconds_total"] <= 1200 * slower
+    speed = results["plain_tokens_per_second"]
+    assert results["seconds_total"] <= 1200, f"on a machine where a plain step takes {speed} tokens/s"
     assert results["peak_memory_mb"] <= 6 * 2**10
 
 
