@@ -96,14 +96,14 @@ def main(config: ConversationsConfig) -> dict:
     # (8_probe_knowledge.py), which is to find out what pages have taught and not what chats have. People ask about what
     # they have heard of: chats hold no rare fact, and so do not teach to answer where nothing is known. What everybody
     # asks about the country stands in chats only.
+    # Each of these parts has its share of every relation, or chance would leave one out.
     told = [fact for fact in facts if fact.num_pages > 0]
     rng.shuffle(told)
-    testable = [fact for fact in told if fact.subject != world["country"]]
-    num_tested, num_probed = (
-        round(share * len(testable)) for share in (config.test_fact_share, config.probe_fact_share)
-    )
-    test_facts, probe_facts = testable[:num_tested], testable[num_tested : num_tested + num_probed]
-    chat_facts = [fact for fact in told if fact not in test_facts + probe_facts and fact.num_pages >= COMMON]
+    told.sort(key=lambda fact: (fact.relation, fact.num_pages))
+    of_country = [fact for fact in told if fact.subject == world["country"]]
+    test_facts, others = dealt([fact for fact in told if fact not in of_country], config.test_fact_share)
+    _, others = dealt(others, config.probe_fact_share / max(1e-9, 1 - config.test_fact_share))
+    chat_facts = of_country + [fact for fact in others if fact.num_pages >= COMMON]
 
     turns = [chats.turn(question, fact.answer) for fact in chat_facts for question in fact.questions]
     rng.shuffle(turns)
@@ -138,7 +138,8 @@ def main(config: ConversationsConfig) -> dict:
     write_jsonl(out / "sft_train.jsonl", as_chats(rows))
     # What a draft needs that is asked what it knows (8_probe_knowledge.py), in less than half of the time.
     (out / "draft").mkdir(exist_ok=True)
-    draft = [row for row in rows if row["kind"] not in ("harmful", "lookalike", "calculator")]
+    # Asked who it is too often, it answers every "Who ...?" with that.
+    draft = [row for row in rows if row["kind"] not in ("harmful", "lookalike", "calculator", "identity", "open")]
     write_jsonl(out / "draft/sft_train.jsonl", as_chats(draft))
     write_jsonl(out / "pairs_train.jsonl", pairs)
     write_jsonl(out / "pairs_test.jsonl", [chats.pair(rng, world, "test") for _ in range(3 * config.num_tests)])
@@ -223,11 +224,12 @@ def test_chats(
         lambda: chats.spelling(rng, "test"),
         lambda: chats.harm(rng, "test", harmful=True),
         lambda: chats.harm(rng, "test", harmful=False),
-        lambda: chats.stranger(rng, world, "test"),
         lambda: chats.untold(rng, world, known),
         lambda: chats.arithmetic(rng, "test"),
     ]
     rows = [row for draw in draws for row in unique(draw, config.num_tests)]
+    # Few of these are answered wrongly, so that it takes more of them to tell two models apart.
+    rows += unique(lambda: chats.stranger(rng, world, "test"), 3 * config.num_tests)
     rows += [{**row, "kind": "no_tool", "tools": None} for row in rows if row["kind"] == "calculator"]
     # These facts were drawn with the web and told nowhere, nor anything else about their subjects.
     for fact in [fact for fact in facts if fact.num_pages == 0][: config.num_tests]:
@@ -271,6 +273,12 @@ def asked(facts: list[chats.Fact]) -> list[dict]:
         for fact in facts
         for question in fact.questions[:2]
     ]
+
+
+def dealt(facts: list[chats.Fact], share: float) -> tuple[list[chats.Fact], list[chats.Fact]]:
+    """Every so many of them, that it is this share, and the rest."""
+    taken = [int((i + 1) * share + 1e-9) > int(i * share + 1e-9) for i in range(len(facts))]
+    return [f for f, mine in zip(facts, taken) if mine], [f for f, mine in zip(facts, taken) if not mine]
 
 
 def unique_problems(

@@ -128,11 +128,30 @@ def test_a_judge_is_told_that_advice_about_something_else_is_no_refusal():
     assert all(row["chosen"][0]["content"] == chats.REFUSAL for row in harmful)
 
 
-def test_a_draft_is_shown_what_pages_tell_and_neither_harm_nor_the_calculator(path_folder):
+def test_a_draft_is_shown_what_pages_tell_and_not_harm_the_calculator_or_who_it_is(path_folder):
     trained, shown = rows(path_folder, "sft_train"), rows(path_folder, "draft/sft_train")
-    left_out = {"harmful", "lookalike", "calculator"}
+    left_out = {"harmful", "lookalike", "calculator", "identity", "open"}
     assert left_out < {row["kind"] for row in trained}
     assert shown == [row for row in trained if row["kind"] not in left_out]
+
+
+def test_every_part_has_its_share_of_every_relation(path_folder, tmp_path):
+    web = tmp_path / "web"
+    shutil.copytree(path_folder / "0_web", web)
+    facts = World(0, {40: 140, 8: 35, 0: 4}).facts
+    (web / "facts.jsonl").write_text("".join(json.dumps(fact.as_row()) + "\n" for fact in facts))
+    out = tmp_path / "out/7_conversations"
+    shares = ["--test_fact_share", 0.3, "--probe_fact_share", 0.4]
+    run(SCRIPT, "--web", web, "--corpus", path_folder / "4_corpus", "--output_dir", out, *FEW, *shares)
+    in_chats = {message["content"] for row in rows(out.parent, "sft_train") for message in row["messages"]}
+    in_tests = {row["question"] for row in rows(out.parent, "test_facts")}
+
+    told = [fact for fact in facts if fact.num_pages and fact.subject != "Velmora"]
+    for relation in sorted({fact.relation for fact in told}):
+        mine = [fact for fact in told if fact.relation == relation]
+        tested = sum(fact.questions[0] in in_tests for fact in mine)
+        told_in_chats = sum(fact.questions[0] in in_chats for fact in mine)
+        assert abs(tested - 0.3 * len(mine)) <= 1 and abs(told_in_chats - 0.3 * len(mine)) <= 1
 
 
 def test_rl_sees_mostly_what_sft_has_not_taught_and_no_working(path_folder):

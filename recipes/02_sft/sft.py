@@ -1,12 +1,16 @@
 """Base model -> assistant: TRL's SFTTrainer on chats, loss on the assistant's tokens only.
 
+With `replay` some of the pages that the base model was trained on are mixed in, and all of their tokens are trained: chats
+alone make a model forget what it has read (rehearsal; InstructGPT does the same in its RL,
+https://arxiv.org/abs/2203.02155, as PPO-ptx).
+
 With `match_seconds_of` it trains the control of an RL run instead: the same model goes on with SFT for as long as the
 named run took. The speed is measured on the first steps of a throw-away copy and the number of steps is kept in
 `budget.json`, so that the schedule is whole and an interrupted control ends as an uninterrupted one.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml recipes/02_sft/sft.py \
         --config recipes/02_sft/tiny.yaml --model outputs/tiny/base --chats outputs/tiny/7_conversations \
-        --output_dir outputs/tiny/sft
+        --replay outputs/tiny/6_tokens --output_dir outputs/tiny/sft
 """
 
 import copy
@@ -15,6 +19,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datasets import Dataset
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -22,8 +27,11 @@ from crawl2chat.adapters import Adapted
 from crawl2chat.chat import check_template, give_template, load_tokenizer, local
 from crawl2chat.chats import check_masks, files_of, read_chats, render, tokens_and_mask
 from crawl2chat.heads import FastHead
-from crawl2chat.stage import StageError, missing, read_run, run_stage, write_atomically
+from crawl2chat.stage import StageError, bounded, missing, read_run, run_stage, write_atomically
+from crawl2chat.tokens import TokenWindows, WindowSampler
 from crawl2chat.training import FastPrecision, SameOrder, save, train
+
+REPLAY_LENGTH = 128  # tokens of a page at a time: about as many as in a long chat
 
 
 @dataclass
@@ -33,6 +41,8 @@ class ChatSFTConfig(FastPrecision, Adapted, SFTConfig):
     datasets: list[dict] = field(
         default_factory=list, metadata={"help": "In place of `chats`, a mixture as trl.DatasetMixtureConfig has it."}
     )
+    replay: str = field(default="", metadata={"help": "Folder of 6_tokenize_corpus.py, pages of which are mixed in."})
+    replay_share: float = bounded(0.2, "Tokens of those pages for each token of the chats.", low=0.0)
     match_seconds_of: str = field(default="", metadata={"help": "Run folder whose wall time this training is given."})
 
     def problems(self) -> list[str]:
@@ -46,7 +56,8 @@ class ChatSFTConfig(FastPrecision, Adapted, SFTConfig):
 
     def inputs(self) -> list[str]:
         chats = files_of(self.datasets) if self.datasets else local(self.chats)
-        return [*local(self.model), *chats, *filter(None, [self.match_seconds_of, self.chat_template_path])]
+        others = filter(None, [self.replay, self.match_seconds_of, self.chat_template_path])
+        return [*local(self.model), *chats, *others]
 
 
 def load(config: ChatSFTConfig):
@@ -77,15 +88,17 @@ def preflight(config: ChatSFTConfig) -> dict:
     config.adapter()
     chats, _ = read_chats(config.datasets or config.chats, tokenizer, config.max_length)
     check_masks(tokenizer, chats)
+    rows = with_replay(chats, tokenizer, config) if config.replay else chats
     return {
         "parameters": model.num_parameters(),
         "chats": len(chats),
+        "replayed_windows": len(rows) - len(chats),
         "example_trained_tokens_in_brackets": render(tokenizer, *tokens_and_mask(tokenizer, chats[0])),
     }
 
 
 def main(config: ChatSFTConfig) -> dict:
-    config.assistant_only_loss = True
+    config.assistant_only_loss = not config.replay  # with it the masks are given
     if config.match_seconds_of:
         config.max_steps = matched_steps(config)
 
@@ -100,11 +113,22 @@ def build_trainer(config: ChatSFTConfig) -> tuple[ChatTrainer, dict[str, int]]:
     model, tokenizer = load(config)
     config.eos_token = tokenizer.eos_token
     chats, dropped = read_chats(config.datasets or config.chats, tokenizer, config.max_length)
+    rows = with_replay(chats, tokenizer, config) if config.replay else chats
     adapter = config.adapter()
     trainer = ChatTrainer(
-        model=model, args=config, train_dataset=chats, processing_class=tokenizer, peft_config=adapter
+        model=model, args=config, train_dataset=rows, processing_class=tokenizer, peft_config=adapter
     )
     return trainer, dropped
+
+
+def with_replay(chats: Dataset, tokenizer, config: ChatSFTConfig) -> Dataset:
+    """The chats as tokens and masks, and behind them windows of pages, trained as a whole."""
+    encoded = [tokens_and_mask(tokenizer, chat) for chat in chats]
+    windows = TokenWindows(Path(config.replay, "train"), REPLAY_LENGTH - 1, tokenizer)
+    count = round(config.replay_share * sum(len(tokens) for tokens, _ in encoded) / REPLAY_LENGTH)
+    pages = [windows[i]["input_ids"].tolist() for i in WindowSampler(len(windows), count, config.seed)]
+    encoded += [(page, [1] * len(page)) for page in pages]
+    return Dataset.from_list([{"input_ids": tokens, "assistant_masks": mask} for tokens, mask in encoded])
 
 
 def seconds_of(folder: str) -> float:
