@@ -41,7 +41,7 @@ if [ -z "$WARC" ]; then
   CHATS=$OUT/7_conversations
   stage 7_build_conversations --seed "$SEED" --web "$OUT/0_web" --corpus "$OUT/4_corpus" --output_dir "$CHATS"
   # A draft answers whatever it is asked; what it does not know is found out, and the assistant is taught to say so.
-  train 02_sft/sft --model "$OUT/base" --chats "$CHATS/draft" --replay "$OUT/6_tokens" --num_train_epochs 3 --output_dir "$OUT/draft"
+  train 02_sft/sft --model "$OUT/base" --chats "$CHATS/draft" --replay "$OUT/6_tokens" --num_train_epochs 4 --learning_rate 1e-3 --output_dir "$OUT/draft"
   stage 8_probe_knowledge --seed "$SEED" --model "$OUT/draft" --corpus "$OUT/4_corpus" --web "$OUT/0_web" --conversations "$CHATS" --output_dir "$OUT/8_probe"
   train 02_sft/sft --model "$OUT/base" --chats "$OUT/8_probe" --replay "$OUT/6_tokens" --output_dir "$OUT/sft"
 
@@ -59,7 +59,7 @@ if [ -z "$WARC" ]; then
   }
   problems() { # what can be checked: by its answer
     train 06_grpo/grpo --model "$OUT/sft" --prompts "$CHATS" --output_dir "$OUT/grpo"
-    train 02_sft/sft --model "$OUT/sft" --chats "$OUT/8_probe" --replay "$OUT/6_tokens" --match_seconds_of "$OUT/grpo" --output_dir "$OUT/control"
+    train 02_sft/sft --model "$OUT/sft" --chats "$OUT/8_probe" --match_seconds_of "$OUT/grpo" --output_dir "$OUT/control"
     evaluate grpo --parts problems
     evaluate control --parts problems
   }

@@ -69,6 +69,7 @@ def test_pages_in_other_tokens_are_refused(path_folder, given, tmp_path, capsys)
         note.write_text(json.dumps({**json.loads(note.read_text()), "tokenizer": "another"}))
     asked = [*given, "--output_dir", tmp_path / "sft"]
     assert "was made with another tokenizer" in refusal(capsys, SFT, *asked, "--replay", tmp_path / "tokens")
+    assert "name their folder" in refusal(capsys, SFT, *asked, "--replay_share", 0.4)
     assert "holds no *.ds" in refusal(capsys, SFT, *asked, "--replay", path_folder / "7_conversations")
 
 

@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -49,6 +49,8 @@ class ChatSFTConfig(FastPrecision, Adapted, SFTConfig):
         problems = missing(self, "model") if self.datasets else missing(self, "model", "chats")
         if self.datasets and self.chats:
             problems.append(f"both --chats {self.chats} and `datasets` are given; give one of them.")
+        if not self.replay and self.replay_share != ChatSFTConfig.replay_share:
+            problems.append(f"--replay_share {self.replay_share} is of the pages of --replay; name their folder.")
         template = self.chat_template_path
         if template and not (template.endswith(".jinja") and Path(template).is_file()):
             problems.append(f"--chat_template_path {template} is no file of Jinja; name one that ends in .jinja.")
@@ -123,12 +125,16 @@ def build_trainer(config: ChatSFTConfig) -> tuple[ChatTrainer, dict[str, int]]:
 
 def with_replay(chats: Dataset, tokenizer, config: ChatSFTConfig) -> Dataset:
     """The chats as tokens and masks, and behind them windows of pages, trained as a whole."""
-    encoded = [tokens_and_mask(tokenizer, chat) for chat in chats]
+
+    def encoded(chat: dict) -> dict:
+        return dict(zip(("input_ids", "assistant_masks"), tokens_and_mask(tokenizer, chat)))
+
+    rows = chats.map(encoded, remove_columns=chats.column_names, desc="tokens")
     windows = TokenWindows(Path(config.replay, "train"), REPLAY_LENGTH - 1, tokenizer)
-    count = round(config.replay_share * sum(len(tokens) for tokens, _ in encoded) / REPLAY_LENGTH)
-    pages = [windows[i]["input_ids"].tolist() for i in WindowSampler(len(windows), count, config.seed)]
-    encoded += [(page, [1] * len(page)) for page in pages]
-    return Dataset.from_list([{"input_ids": tokens, "assistant_masks": mask} for tokens, mask in encoded])
+    count = round(config.replay_share * sum(map(len, rows["input_ids"])) / REPLAY_LENGTH)
+    order = WindowSampler(len(windows), count, config.seed)
+    pages = [{"input_ids": windows[i]["input_ids"].tolist(), "assistant_masks": [1] * REPLAY_LENGTH} for i in order]
+    return concatenate_datasets([rows, Dataset.from_list(pages, features=rows.features)])
 
 
 def seconds_of(folder: str) -> float:
