@@ -91,8 +91,9 @@ def main(config: ProbeConfig) -> dict:
     new, known, unknown = [], Counter(), Counter()
     for fact, row in zip(facts, rows):
         if row["right"] >= config.known_share:
+            # All wordings alike, or those seldom answered come to stand for what is not known.
+            asked = [fact.questions[(known.total() + i) % 4] for i in range(config.repeat_known)]
             known[fact.relation] += 1
-            asked = [fact.questions[i % 4] for i in range(config.repeat_known)]
             new += [chats.row("known", chats.turn(question, fact.answer)) for question in asked]
         elif row["right"] == 0:
             unknown[fact.relation] += 1
