@@ -114,6 +114,14 @@ def test_not_knowing_is_as_rare_as_knowing_of_each_kind(path_folder, tmp_path, m
     }
 
 
+def test_known_facts_are_asked_in_all_wordings_alike(path_folder, tmp_path, monkeypatch):
+    facts = {q: fact for fact in rows(path_folder / "0_web" / "facts.jsonl") for q in fact["questions"]}
+    probe_with(lambda q: facts[q]["answer"], path_folder, tmp_path / "out", monkeypatch, "--repeat_known", 5)
+    asked = [row["messages"][0]["content"] for row in rows(tmp_path / "out/sft_train.jsonl") if row["kind"] == "known"]
+    wordings = Counter(facts[question]["questions"].index(question) for question in asked)
+    assert len(wordings) == 4 and max(wordings.values()) - min(wordings.values()) <= 1
+
+
 def test_same_model_same_chats(path_folder, tmp_path):
     """A real model, by sampling: the seed decides."""
     for name in ("one", "two"):
