@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, SFT, refusal, run
+from test_sft import sums  # noqa: F401
 from transformers import AutoModelForCausalLM
 
 from crawl2chat.chat import load_tokenizer
@@ -16,23 +17,11 @@ from crawl2chat.tokens import TokenWindows
 
 
 @pytest.fixture(scope="module")
-def sums(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sums")
-    pairs = [(f"What is {i} + 1?", f"The answer is {i + 1}.") for i in range(48)]
-    rows = [
-        {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
-        for asked, said in pairs
-    ]
-    (folder / "sft_train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def given(path_folder, sums):
+def given(path_folder, sums):  # noqa: F811
     return ["--config", ROOT / "recipes/02_sft/tiny.yaml", "--model", path_folder / "base", "--chats", sums]
 
 
-def test_windows_of_pages_stand_behind_the_chats_and_all_of_them_is_trained(path_folder, sums):
+def test_windows_of_pages_stand_behind_the_chats_and_all_of_them_is_trained(path_folder, sums):  # noqa: F811
     tokenizer = load_tokenizer(path_folder / "base")
     chats, _ = read_chats(sums, tokenizer, 256)
     recipe = runpy.run_path(str(ROOT / SFT))

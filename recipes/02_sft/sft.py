@@ -90,7 +90,7 @@ def preflight(config: ChatSFTConfig) -> dict:
     config.adapter()
     chats, _ = read_chats(config.datasets or config.chats, tokenizer, config.max_length)
     check_masks(tokenizer, chats)
-    rows = with_replay(chats, tokenizer, config) if config.replay else chats
+    rows = with_replay(chats, tokenizer, config)
     return {
         "parameters": model.num_parameters(),
         "chats": len(chats),
@@ -115,7 +115,7 @@ def build_trainer(config: ChatSFTConfig) -> tuple[ChatTrainer, dict[str, int]]:
     model, tokenizer = load(config)
     config.eos_token = tokenizer.eos_token
     chats, dropped = read_chats(config.datasets or config.chats, tokenizer, config.max_length)
-    rows = with_replay(chats, tokenizer, config) if config.replay else chats
+    rows = with_replay(chats, tokenizer, config)
     adapter = config.adapter()
     trainer = ChatTrainer(
         model=model, args=config, train_dataset=rows, processing_class=tokenizer, peft_config=adapter
@@ -124,7 +124,9 @@ def build_trainer(config: ChatSFTConfig) -> tuple[ChatTrainer, dict[str, int]]:
 
 
 def with_replay(chats: Dataset, tokenizer, config: ChatSFTConfig) -> Dataset:
-    """The chats as tokens and masks, and behind them windows of pages, trained as a whole."""
+    """The chats as tokens and masks, and behind them windows of pages, trained as a whole; without `replay` as they are."""
+    if not config.replay:
+        return chats
 
     def encoded(chat: dict) -> dict:
         return dict(zip(("input_ids", "assistant_masks"), tokens_and_mask(tokenizer, chat)))
