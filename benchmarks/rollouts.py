@@ -33,8 +33,8 @@ RECIPES = {
 }
 LABELS = {"grpo": "GRPO, this recipe", "ppo": "PPO, this recipe", "trl": "trl grpo"}
 SETTINGS = yaml.safe_load(CONFIG.read_text())
-# TRL's script names rewards by their paths; these stand here under names of their own.
-correct, overlong = map(reward_function, SETTINGS["rewards"])
+# TRL's script names a reward by its path; this stands here under a name of its own.
+[correct_in_time] = map(reward_function, SETTINGS["rewards"])
 OURS = {"GOMP_SPINCOUNT": "100000", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 OURS |= {"MALLOC_TOP_PAD_": str(2**26), "TOKENIZERS_PARALLELISM": "true"}
 
@@ -48,7 +48,7 @@ def command(name: str, run: Path, out: Path) -> list:
     shutil.copy(run / "7_conversations/rl_train.jsonl", data / "train.jsonl")
     config = out.with_name("trl.yaml")
     config.write_text(yaml.safe_dump({k: v for k, v in SETTINGS.items() if k not in ("rewards", "inspect_steps")}))
-    rewards = ["--reward_funcs", "rollouts.correct", "rollouts.overlong"]
+    rewards = ["--reward_funcs", "rollouts.correct_in_time"]
     model = ["--model_name_or_path", (run / "sft").resolve(), "--dataset_name", data.resolve()]
     return ["-m", "trl.scripts.grpo", "--config", config.resolve(), *model, *rewards]
 

@@ -18,6 +18,16 @@ TABLE = {
         {"answer": ["5"] * 4},
         {THOUGHT: 1.0, "5": 1.0, "The answer is 4.": 0.0, "It is 4 or 5.": 1.0},  # a guess, and the last of two
     ),
+    "crawl2chat.rewards.correct_in_time(max_completion_len=10, soft_punish_cache=4)": (
+        {"answer": ["5"] * 5, "completion_ids": [[1] * 5, [1] * 8, [1] * 11, [1] * 5, [1] * 11]},
+        {
+            THOUGHT: 1.0,
+            "The answer is 5.": 0.5,
+            "5": 0.0,
+            "4": 0.0,
+            "The answer is 4.": 0.0,
+        },  # wrong ones lose nothing
+    ),
     "crawl2chat.rewards.exact": (
         {"answer": ["Belholm"] * 3},
         {"The answer is Belholm.": 1.0, "belholm": 1.0, "Belholm or Riford": 0.0},

@@ -14,6 +14,7 @@ Every reward is also a way to be fooled (each line has its test in tests/test_re
 | reward | what gets it without deserving it |
 |---|---|
 | `correct` | guessing where few answers are possible; our problems have more than a hundred |
+| `correct_in_time` | as `correct` |
 | `countdown` | nothing but the solution, and that by search as well as by thought |
 | `exact` | guessing among the names that occur |
 | `language` | any text in the language |
@@ -35,6 +36,7 @@ from pathlib import Path
 
 from datasets import Dataset, load_dataset
 from transformers import TrainerCallback
+from trl.rewards import get_soft_overlong_punishment
 
 from crawl2chat import verify
 from crawl2chat.chat import RESPONSE_TEMPLATE, local
@@ -128,6 +130,24 @@ class Asked:
 def correct(completions: list[list[dict]], answer: list[str], **columns) -> list[float | None]:
     """1 for the right final answer, 0 for a wrong one or none; None, which GRPO skips, for a gold that cannot be checked."""
     return [verify.score(text, gold) for text, gold in zip(said(completions), answer)]
+
+
+def correct_in_time(max_completion_len: int, soft_punish_cache: int) -> Callable[..., list[float | None]]:
+    """As `correct`, but a right completion loses what `get_soft_overlong_punishment` takes, all of it at the limit.
+
+    That punishment (DAPO, https://arxiv.org/abs/2503.14476, equation 13) added to `correct` is taken from wrong ones, too.
+    Then a short wrong answer is worth more than a long one, and a policy whose thoughts do not end yet may learn to be brief
+    instead of right. Here all wrong ones are worth 0.
+    """
+    overlong = get_soft_overlong_punishment(max_completion_len, soft_punish_cache)
+
+    def correct_in_time(
+        completions: list[list[dict]], completion_ids: list[list[int]], **columns
+    ) -> list[float | None]:
+        scores = correct(completions, **columns)
+        return [score and score * (1 + lost) for score, lost in zip(scores, overlong(completion_ids))]
+
+    return correct_in_time
 
 
 def exact(completions: list[list[dict]], answer: list[str], **columns) -> list[float | None]:
