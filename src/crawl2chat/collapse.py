@@ -30,7 +30,7 @@ def collapse(args, rows: list[dict]) -> str:
     if all(row["completions/clipped_ratio"] > 0.95 for row in rows):
         return (
             f"completions run to the limit of {args.max_completion_length} tokens and never end; raise "
-            "`max_completion_length`, or add trl.rewards.get_soft_overlong_punishment to `rewards`."
+            "`max_completion_length`, or name a reward that is less near it, as crawl2chat.rewards.correct_in_time."
         )
     if max(lengths) < 1.5:
         return "completions are empty; look for a reward that is best for saying nothing, or raise `beta`."
