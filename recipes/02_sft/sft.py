@@ -42,7 +42,7 @@ class ChatSFTConfig(FastPrecision, Adapted, SFTConfig):
         default_factory=list, metadata={"help": "In place of `chats`, a mixture as trl.DatasetMixtureConfig has it."}
     )
     replay: str = field(default="", metadata={"help": "Folder of 6_tokenize_corpus.py, pages of which are mixed in."})
-    replay_share: float = bounded(0.2, "Tokens of those pages for each token of the chats.", low=0.0)
+    replay_share: float = bounded(0.35, "Tokens of those pages for each token of the chats.", low=0.0)
     match_seconds_of: str = field(default="", metadata={"help": "Run folder whose wall time this training is given."})
 
     def problems(self) -> list[str]:
