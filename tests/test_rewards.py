@@ -20,13 +20,8 @@ TABLE = {
     ),
     "crawl2chat.rewards.correct_in_time(max_completion_len=10, soft_punish_cache=4)": (
         {"answer": ["5"] * 5, "completion_ids": [[1] * 5, [1] * 8, [1] * 11, [1] * 5, [1] * 11]},
-        {
-            THOUGHT: 1.0,
-            "The answer is 5.": 0.5,
-            "5": 0.0,
-            "4": 0.0,
-            "The answer is 4.": 0.0,
-        },  # wrong ones lose nothing
+        # a wrong one has nothing to lose
+        {THOUGHT: 1.0, "The answer is 5.": 0.5, "5": 0.0, "4": 0.0, "The answer is 4.": 0.0},
     ),
     "crawl2chat.rewards.exact": (
         {"answer": ["Belholm"] * 3},

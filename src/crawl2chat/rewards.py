@@ -19,7 +19,7 @@ Every reward is also a way to be fooled (each line has its test in tests/test_re
 | `exact` | guessing among the names that occur |
 | `language` | any text in the language |
 | `trl.rewards.think_format_reward` | a thought of no content |
-| `trl.rewards.get_soft_overlong_punishment` | saying nothing |
+| `trl.rewards.get_soft_overlong_punishment` | saying nothing; beside `correct`, being briefly wrong |
 | `trl.rewards.get_cosine_scaled_reward` | where wrong: padding, as a long wrong answer loses less than a short one |
 | `trl.rewards.get_repetition_penalty_reward` | saying nothing, or what is never said twice |
 """
