@@ -5,11 +5,13 @@ in each worker as a set of strings, 37 MB in all of them together as sorted 64-b
 """
 
 import hashlib
+import io
 import json
 import re
-import shutil
+import tarfile
 import tempfile
 from array import array
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -104,14 +106,17 @@ def compile_block_list(sources: list[str]) -> Path:
     hosts, urls, words = array("Q"), array("Q"), {name: [] for name in WORD_LISTS}
     for source in sources:
         if source == FINEWEB:
-            with tempfile.TemporaryDirectory() as unpacked:
-                shutil.unpack_archive(BUNDLED_LISTS, unpacked, filter="data")
-                _add(list_files(unpacked), hosts, urls)
+            with tarfile.open(BUNDLED_LISTS) as archive:
+                for member in filter(tarfile.TarInfo.isfile, archive):
+                    with io.TextIOWrapper(archive.extractfile(member), encoding="utf-8", errors="replace") as lines:
+                        _add(lines, hosts, urls)
             for name in WORD_LISTS:
                 lines = (BUNDLED / f"{name}.txt").read_text(encoding="utf-8").splitlines()
                 words[name] += [NO_WORD.sub("", line).lower() for line in lines if line[:1] not in ("", "#")]
         else:
-            _add(list_files(source), hosts, urls)
+            for file in list_files(source):
+                with file.open(encoding="utf-8", errors="replace") as lines:
+                    _add(lines, hosts, urls)
     with tempfile.TemporaryDirectory(dir=folder) as own:  # other processes may be compiling the same lists
         for name, hashes in (("hosts", hosts), ("urls", urls)):
             np.save(Path(own, f"{name}.npy"), np.unique(np.frombuffer(hashes, np.uint64)))
@@ -139,14 +144,12 @@ def list_files(source: str | Path) -> list[Path]:
     return files
 
 
-def _add(files: list[Path], hosts: array, urls: array) -> None:
-    for file in files:
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                line = line.split("#")[0].strip().removesuffix("/")
-                if line:
-                    host, rest = split_url(line)
-                    (urls if rest else hosts).append(xxh3_64_intdigest((host + rest).encode()))
+def _add(lines: Iterable[str], hosts: array, urls: array) -> None:
+    for line in lines:
+        line = line.split("#")[0].strip().removesuffix("/")
+        if line:
+            host, rest = split_url(line)
+            (urls if rest else hosts).append(xxh3_64_intdigest((host + rest).encode()))
 
 
 def split_url(url: str) -> tuple[str, str]:
