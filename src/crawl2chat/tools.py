@@ -68,7 +68,7 @@ def parsed(expression: str) -> ast.expr:
         raise ValueError(f"the expression is longer than {MAX_EXPRESSION} characters")
     try:
         return ast.parse(expression.strip().replace("×", "*").replace("−", "-"), mode="eval").body
-    except (SyntaxError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # before Python 3.11.4 ValueError for a null byte
         raise ValueError(f"{expression!r} is no expression") from None
 
 
