@@ -88,6 +88,12 @@ def kill_behind(process: subprocess.Popen, checkpoint: Path) -> None:
     assert not (checkpoint.parent / "run.yaml").exists(), "killed too late for the test to mean anything"
 
 
+def assert_whole_when_it_says_so(checkpoint: Path) -> None:
+    """`trainer_state.json` says it, so whatever process wrote a file wrote it before."""
+    written = {file.name: file.stat().st_mtime_ns for file in checkpoint.iterdir() if file.is_file()}
+    assert "rng_state_1.pth" in written and max(written.values()) == written["trainer_state.json"], written
+
+
 @pytest.fixture(scope="module")
 def alone(path_folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("alone") / "base"
@@ -102,6 +108,7 @@ def test_two_processes_train_what_one_does(config, resumed_on, path_folder, alon
     # Where processors are asked for, accelerate leaves DeepSpeed out; where there is nothing else, DeepSpeed takes them.
     arguments += ["--ddp_backend", "gloo", "--use_cpu", "true" if config == "ddp" else "false"]
     kill_behind(launch(config, *arguments), out / "checkpoint-4")
+    assert_whole_when_it_says_so(out / "checkpoint-4")
     unfinished = (out / "started.yaml").read_text()
 
     ended(launch(config, *arguments, processes=resumed_on))
@@ -143,6 +150,7 @@ def test_ppo_on_two_processes(config, guesser, tmp_path):
     found = metrics(tmp_path / "ppo")
     assert found["steps"] == 32 and found["last_score"] > found["first_score"] + 0.1
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "ppo").num_parameters()
+    assert_whole_when_it_says_so(tmp_path / "ppo/checkpoint-32")
     values = load_file(tmp_path / "ppo/value_model/model.safetensors")
     assert values["score.weight"].numel() == values["model.norm.weight"].numel()
 

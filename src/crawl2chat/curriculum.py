@@ -129,12 +129,11 @@ class MovingCurriculum:
                 self._metrics["train"][f"curriculum/{grade}"].append(share)
         return batch
 
-    def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
         if self.args.curriculum and self.args.should_save:
-            folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
             state = self._curriculum.state_dict(epoch_is_over=float(self.state.epoch).is_integer())
-            (folder / FILE).write_text(json.dumps(state))
+            Path(output_dir, FILE).write_text(json.dumps(state))
 
     def _load_optimizer_and_scheduler(self, checkpoint) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

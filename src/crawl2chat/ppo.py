@@ -279,11 +279,10 @@ class PPOTrainer(FastRollouts, GRPOTrainer):
     def _after_warmup(self, share):
         return lambda step: 0.0 if step < self.args.value_warmup_steps else share(step)
 
-    def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
-            (folder / "beta.json").write_text(json.dumps({"beta": self.beta}))
+            Path(output_dir, "beta.json").write_text(json.dumps({"beta": self.beta}))
 
     def _load_optimizer_and_scheduler(self, checkpoint) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -31,7 +31,7 @@ from crawl2chat.stage import StageError
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     """The newest checkpoint to resume from, or None. Half-written ones are deleted, with a warning.
 
-    The Trainer writes `trainer_state.json` last, so a checkpoint without it, or with half of it, is not whole.
+    `trainer_state.json` is written last (`train` sees to it), so a checkpoint without it, or with half of it, is not whole.
     """
     checkpoints = sorted(Path(output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for checkpoint in reversed(checkpoints):
@@ -204,6 +204,13 @@ def train(trainer: Trainer) -> dict:
     """
     trainer.add_callback(SecondsCallback())
     trainer.add_callback(AsAskedFor(trainer))
+    save_rng_state = trainer._save_rng_state
+
+    def save_the_last_part(folder: str) -> None:  # before `trainer_state.json`: the first process writes that alone
+        save_rng_state(folder)
+        trainer.accelerator.wait_for_everyone()
+
+    trainer._save_rng_state = save_the_last_part
     with PartialState().main_process_first():  # it deletes what is half-written, and the others do not see it
         checkpoint = last_complete_checkpoint(trainer.args.output_dir)
     state = TrainerState.load_from_json(Path(checkpoint, "trainer_state.json")) if checkpoint else TrainerState()
