@@ -58,7 +58,7 @@ if [ -z "$WARC" ]; then
     evaluate ppo --parts requests --reward_model "$OUT/reward" --against "$OUT/eval_sft" --reference "$OUT/sft"
   }
   problems() { # what can be checked: by its answer
-    train 06_grpo/grpo --model "$OUT/sft" --prompts "$CHATS" --output_dir "$OUT/grpo"
+    train 06_grpo/grpo --model "$OUT/sft" --prompts "$CHATS" --chats "$OUT/8_probe" --output_dir "$OUT/grpo"
     train 02_sft/sft --model "$OUT/sft" --chats "$OUT/8_probe" --replay "$OUT/6_tokens" --match_seconds_of "$OUT/grpo" --output_dir "$OUT/control"
     evaluate grpo --parts problems
     evaluate control --parts problems

@@ -278,7 +278,18 @@ TRAININGS = {
     "pretrain": (PRETRAIN, lambda folder: [*pretrain_arguments(folder), "--total_tokens", 16 * 64 * 24]),
     "sft": (SFT, lambda folder: [*sft_arguments(folder), "--max_steps", 24]),
     "grpo": (GRPO, lambda folder: [*grpo_arguments(folder), "--max_steps", 24]),
-    "grpo, by grades": (GRPO, lambda folder: [*grpo_arguments(folder), "--max_steps", 24, "--curriculum", "grade"]),
+    "grpo, by grades, beside chats": (
+        GRPO,
+        lambda folder: [
+            *grpo_arguments(folder),
+            "--max_steps",
+            24,
+            "--curriculum",
+            "grade",
+            "--chats",
+            folder / "guesses",
+        ],
+    ),
 }
 
 

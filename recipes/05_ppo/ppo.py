@@ -16,13 +16,14 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoMod
 from crawl2chat.adapters import Adapted
 from crawl2chat.chat import load_tokenizer, local
 from crawl2chat.ppo import VALUE_MODEL, PPOConfig, PPOTrainer
+from crawl2chat.rehearsal import Rehearsal, Rehearses
 from crawl2chat.rewards import Asked, scorers
 from crawl2chat.stage import StageError, run_stage
 from crawl2chat.training import FastPrecision, asked_for, save, train
 
 
 @dataclass
-class PreferredConfig(FastPrecision, Adapted, Asked, PPOConfig):
+class PreferredConfig(FastPrecision, Adapted, Rehearses, Asked, PPOConfig):
     prompts_file: str = field(default="rlhf_train.jsonl", metadata={"help": "Which of its files holds the prompts."})
     reward_model: str = field(default="", metadata={"help": "Folder of 03_reward: scores each completion."})
 
@@ -41,6 +42,10 @@ class PreferredConfig(FastPrecision, Adapted, Asked, PPOConfig):
 
     def inputs(self) -> list[str]:
         return [*super().inputs(), *local(self.reward_model)]
+
+
+class Trainer(Rehearsal, PPOTrainer):
+    """Ours, which goes on with chats where these are given."""
 
 
 def load_rewards(config: PreferredConfig) -> tuple[list, list]:
@@ -72,11 +77,13 @@ def preflight(config: PreferredConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=True)
     model, _ = config.load(config.model, tokenizer), config.adapter()
     load_rewards(config)
+    chats = config.rehearsed(tokenizer, model)
     prompts, tools = config.asked(tokenizer, model), config.callables(tokenizer) or None
     return {
         "parameters": model.num_parameters(),
         "value_parameters": load_value_model(config, tokenizer).num_parameters(),
         "prompts": len(prompts),
+        "chats": len(chats),
         "completions_per_rollout": config.generation_batch_size,
         "updates_per_rollout": config.steps_per_generation
         * config.num_iterations
@@ -92,7 +99,7 @@ def main(config: PreferredConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=True)
     rewards, reward_tokenizers = load_rewards(config)
     model = config.load(config.model, tokenizer)
-    trainer = PPOTrainer(
+    trainer = Trainer(
         model=model,
         peft_config=config.adapter(),
         value_model=load_value_model(config, tokenizer),
@@ -102,6 +109,7 @@ def main(config: PreferredConfig) -> dict:
         train_dataset=config.asked(tokenizer, model),
         processing_class=tokenizer,
         tools=config.callables(tokenizer),
+        chats=config.rehearsed(tokenizer, model),
         callbacks=config.watchers(tokenizer),
     )
     trained = train(trainer)

@@ -15,6 +15,7 @@ from crawl2chat.chat import load_tokenizer
 from crawl2chat.curriculum import MovingCurriculum, grades_of
 from crawl2chat.footprint import footprint
 from crawl2chat.inspector import write_thoughts
+from crawl2chat.rehearsal import Rehearsal, Rehearses
 from crawl2chat.rewards import Asked, scorers
 from crawl2chat.rollouts import FastRollouts
 from crawl2chat.stage import run_stage
@@ -22,7 +23,7 @@ from crawl2chat.training import FastPrecision, save, train
 
 
 @dataclass
-class ThinkingConfig(FastPrecision, Adapted, Asked, GRPOConfig):
+class ThinkingConfig(FastPrecision, Adapted, Rehearses, Asked, GRPOConfig):
     rewards: list[str] = field(
         default_factory=lambda: ["crawl2chat.rewards.correct"], metadata={"help": "Functions that score completions."}
     )
@@ -31,14 +32,16 @@ class ThinkingConfig(FastPrecision, Adapted, Asked, GRPOConfig):
     )
 
 
-class Trainer(MovingCurriculum, FastRollouts, GRPOTrainer):
-    """TRL's, which draws small models' completions fast, learns from what teaches something, and asks more of that."""
+class Trainer(Rehearsal, MovingCurriculum, FastRollouts, GRPOTrainer):
+    """TRL's, which draws small models' completions fast, learns from what teaches something, asks more of that, and goes on
+    with chats."""
 
 
 def preflight(config: ThinkingConfig) -> dict:
     tokenizer = load_tokenizer(config.model, for_chat=True)
     model, adapter = config.load(config.model, tokenizer), config.adapter()
     scorers(config.rewards), config.watchers(tokenizer)
+    chats = config.rehearsed(tokenizer, model)
     prompts, tools = config.asked(tokenizer, model), config.callables(tokenizer) or None
     if config.curriculum:
         grades_of(prompts, config.curriculum)
@@ -48,6 +51,7 @@ def preflight(config: ThinkingConfig) -> dict:
     return {
         "parameters": model.num_parameters(),
         "prompts": len(prompts),
+        "chats": len(chats),
         "completions_per_step": config.generation_batch_size // config.steps_per_generation,
         "prompts_per_generation": config.generation_batch_size // config.num_generations,
         **footprint(model, config, len(tokenizer(example)["input_ids"]), adapter),
@@ -66,6 +70,7 @@ def main(config: ThinkingConfig) -> dict:
         train_dataset=config.asked(tokenizer, model),
         processing_class=tokenizer,
         tools=config.callables(tokenizer),
+        chats=config.rehearsed(tokenizer, model),
         callbacks=config.watchers(tokenizer),
     )
     trained = train(trainer)
@@ -74,7 +79,7 @@ def main(config: ThinkingConfig) -> dict:
         write_thoughts(config.output_dir)
     curve = [
         {"step": row["step"], "reward": row["reward"], "completion_tokens": row["completions/mean_length"]}
-        | {name: share for name, share in row.items() if name.startswith("curriculum/")}
+        | {name: share for name, share in row.items() if name.startswith(("curriculum/", "chats/"))}
         for row in trainer.state.log_history
         if "reward" in row
     ]
