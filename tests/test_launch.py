@@ -157,13 +157,14 @@ def test_ppo_on_two_processes(config, guesser, tmp_path):
 
 @pytest.mark.parametrize("config", ["ddp", "zero2", "zero3"])
 def test_grpo_on_two_processes(config, guesser, tmp_path):
-    """Groups are shared among processes; with ZeRO-3 the weights are gathered for TRL's own generation."""
+    """Groups are shared among processes, chats come beside them; with ZeRO-3 TRL's own generation gathers the weights."""
     arguments = [
         "--config", "recipes/06_grpo/tiny.yaml", "--model", guesser / "guesser", "--prompts", guesser / "guesses",
         "--per_device_train_batch_size", 8, "--max_completion_length", 8, "--learning_rate", 1.5e-3, "--temperature", 1.0,
         "--inspect_steps", 0, "--max_steps", 24, "--logging_steps", 2, "--save_strategy", "no",
         "--output_dir", tmp_path / "grpo",
         "--rewards", "crawl2chat.rewards.correct", "--lr_scheduler_type", "constant_with_warmup",
+        "--chats", guesser / "guesses", "--chats_per_batch", 2,
         "--ddp_backend", "gloo", "--use_cpu", "true" if config == "ddp" else "false",
     ]  # fmt: skip
     ended(launch(config, *arguments, script="recipes/06_grpo/grpo.py"))

@@ -2,7 +2,7 @@
 
     accelerate launch --config_file accelerate_configs/cpu.yaml recipes/06_grpo/grpo.py \
         --config recipes/06_grpo/tiny.yaml --model outputs/tiny/sft --prompts outputs/tiny/7_conversations \
-        --output_dir outputs/tiny/grpo
+        --chats outputs/tiny/8_probe --output_dir outputs/tiny/grpo
 """
 
 from dataclasses import dataclass, field
