@@ -60,7 +60,7 @@ if [ -z "$WARC" ]; then
   problems() { # what can be checked: by its answer
     train 06_grpo/grpo --model "$OUT/sft" --prompts "$CHATS" --chats "$OUT/8_probe" --output_dir "$OUT/grpo"
     train 02_sft/sft --model "$OUT/sft" --chats "$OUT/8_probe" --replay "$OUT/6_tokens" --match_seconds_of "$OUT/grpo" --output_dir "$OUT/control"
-    evaluate grpo --parts problems
+    evaluate grpo --parts problems chats
     evaluate control --parts problems
   }
   echo "Preference tuning runs beside the reinforcement learning on problems; what it says stands in $OUT/preferences.log."

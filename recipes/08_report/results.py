@@ -117,6 +117,9 @@ def main(folder: Path, wall_seconds: float) -> None:
             "tool_accuracy": chats["calculator"],
             "no_tool_accuracy": chats["no_tool"],
         }
+    if "chat_accuracy" in metrics.get("eval_grpo", {}):  # what RL did not ask
+        chats = metrics["eval_grpo"]["chat_accuracy"]
+        results |= {"grpo_identity_accuracy": chats["identity"], "grpo_tool_accuracy": chats["calculator"]}
     if "eval_control_answered" in metrics:  # the better of the controls is the one to beat
         results["control_accuracy"] = max(results["control_accuracy"], results["control_answered_accuracy"])
     if "control" in metrics:
