@@ -78,6 +78,8 @@ def trained(name: str, run: Path, steps: int, given: argparse.Namespace) -> dict
         )  # fmt: skip
         accuracy = json.loads((held_out / "metrics.json").read_text())["accuracy"]
         curve.append([round(seconds - (end - os.path.getmtime(state)), 1), accuracy])
+    before = run / "eval_sft/metrics.json"
+    start = [[0.0, json.loads(before.read_text())["accuracy"]]] if before.is_file() else []
     completions = SETTINGS["per_device_train_batch_size"] * steps
     return {
         "run": run.name,
@@ -85,7 +87,7 @@ def trained(name: str, run: Path, steps: int, given: argparse.Namespace) -> dict
         "completions_per_second": round(completions / seconds, 2),
         "seconds_to_accuracy": next((at for at, accuracy in curve if accuracy >= given.accuracy), None),
         "accuracy": curve[-1][1],
-        "curve": curve,
+        "curve": [*start, *curve],
     }
 
 
