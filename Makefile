@@ -17,7 +17,7 @@ tiny: .venv
 	bash recipes/run_tiny.sh $(if $(WARC),"$(WARC)")
 
 chat: .venv
-	.venv/bin/python recipes/09_playground/chat.py --model outputs/tiny/grpo
+	.venv/bin/python recipes/09_playground/chat.py --model outputs/tiny/grpo --tools true
 
 playground: .venv
 	.venv/bin/python recipes/09_playground/playground.py --run outputs/tiny
