@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import islice
 
 import pytest
-from conftest import GRPO, metrics, refusal, run
+from conftest import GRPO, ROOT, metrics, refusal, run
 from test_training import grpo_arguments
 
 from crawl2chat.curriculum import LEAST, MEMORY, Curriculum
@@ -105,6 +105,18 @@ def test_a_training_tells_the_shares(guesser, tmp_path):
     rows = metrics(tmp_path / "grpo")["curve"]
     assert len(rows) == 5 and all(0 <= row[f"curriculum/{grade}"] <= 1 for row in rows for grade in "ab")
     assert rows[-1]["curriculum/a"] < rows[0]["curriculum/a"], "the last groups are all right"
+
+
+def test_ppo_has_none(guesser, tmp_path, capsys):
+    given = [
+        "--config",
+        ROOT / "recipes/05_ppo/tiny_sums.yaml",
+        *grpo_arguments(guesser)[2:6],
+        "--curriculum",
+        "grade",
+    ]
+    said = refusal(capsys, "recipes/05_ppo/ppo.py", *given, "--output_dir", tmp_path / "out", "--dry_run")
+    assert "`curriculum` compares the completions of a prompt, and PPO draws one; take recipes/06_grpo." in said
 
 
 def test_a_column_that_is_none(guesser, tmp_path, capsys):

@@ -34,6 +34,8 @@ class PreferredConfig(FastPrecision, Adapted, Rehearses, Asked, PPOConfig):
             found.append(
                 f"`save_steps` {self.save_steps:.0f} falls into a rollout; give a multiple of its {steps} steps."
             )
+        if self.curriculum:
+            found.append("`curriculum` compares the completions of a prompt, and PPO draws one; take recipes/06_grpo.")
         if asked_for().startswith("FSDP"):
             found.append(
                 "FSDP cannot split policy and value model as one; take accelerate_configs/zero2.yaml or ddp.yaml."

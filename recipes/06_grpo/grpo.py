@@ -27,9 +27,6 @@ class ThinkingConfig(FastPrecision, Adapted, Rehearses, Asked, GRPOConfig):
     rewards: list[str] = field(
         default_factory=lambda: ["crawl2chat.rewards.correct"], metadata={"help": "Functions that score completions."}
     )
-    curriculum: str = field(
-        default="", metadata={"help": "Column of the prompts with their grade: of what teaches, more is asked."}
-    )
 
 
 class Trainer(Rehearsal, MovingCurriculum, FastRollouts, GRPOTrainer):
