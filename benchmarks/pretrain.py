@@ -119,13 +119,12 @@ def train_plainly(like: Path, tokens: Path, num_tokens: int, seed: int) -> None:
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
-        windows = {
-            split: TokenWindows(tokens / split, length, tokenizer, num_embeddings=len(tokenizer))
-            for split in ("train", "validation")
-        }
-        Trainer(model, arguments, train_dataset=windows["train"], callbacks=[speed]).train()
+        # As many tokens as the model is told, the first of which it cannot predict: what a plain script does.
+        windows = TokenWindows(tokens / "train", length - 1, tokenizer, num_embeddings=len(tokenizer))
+        Trainer(model, arguments, train_dataset=windows, callbacks=[speed]).train()
     rate, trained = speed.total()["tokens_per_second"], arguments.max_steps * per_step
-    found = bits_per_byte(model, windows["validation"], bytes_per_token(tokenizer))
+    held_out = TokenWindows(tokens / "validation", length, tokenizer)
+    found = bits_per_byte(model, held_out, bytes_per_token(tokenizer))
     figures = {"parameters": model.num_parameters(), "tokens": trained, "tokens_per_second": rate}
     say(sys.stdout, {"seconds": round(trained / rate, 1), "bits_per_byte": round(found, 4)} | figures)
 

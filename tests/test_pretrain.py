@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from functools import wraps
 
 import pytest
 import torch
@@ -93,6 +94,25 @@ def test_documents_do_not_see_one_another(path_folder, tmp_path):
         run(PRETRAIN, *pretrain_arguments(path_folder), *SHORT, "--document_attention", flag, "--output_dir", out)
         losses.append(metrics(out)["losses"])
     assert losses[0] != losses[1] and losses[0][-1][1] < losses[0][0][1]
+
+
+def test_a_window_s_last_token_is_predicted_and_not_read(path_folder, tmp_path, monkeypatch):
+    losses, forward = [], Qwen3ForCausalLM.forward
+
+    @wraps(forward)
+    def watched(self, *arguments, **options):
+        found = forward(self, *arguments, **options)
+        if "shift_labels" in options:
+            assert options["input_ids"].shape[1] == 64
+            whole = torch.cat([options["input_ids"], options["labels"][:, -1:]], dim=1)
+            same = {"num_items_in_batch": options["num_items_in_batch"], "use_cache": False}
+            with torch.no_grad():
+                losses.append([found.loss.item(), forward(self, input_ids=whole, labels=whole, **same).loss.item()])
+        return found
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "forward", watched)
+    run(PRETRAIN, *pretrain_arguments(path_folder), *SHORT, "--output_dir", tmp_path / "out")
+    assert len(losses) >= 8 and all(ours == pytest.approx(whole, rel=1e-5) for ours, whole in losses)
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def grpo_arguments(folder: Path) -> list:
     return [
         "--config", ROOT / "recipes/06_grpo/tiny.yaml", "--model", folder / "guesser", "--prompts", folder / "guesses",
         "--per_device_train_batch_size", 16, "--num_generations", 8, "--max_completion_length", 8,
-        "--learning_rate", 3e-3, "--temperature", 1.0,
+        "--learning_rate", 1e-3, "--temperature", 1.0,
     ]  # fmt: skip
 
 

@@ -126,6 +126,8 @@ def build_model(config: PretrainConfig, tokenizer) -> Qwen3ForCausalLM:
     )
     set_seed(config.seed)
     model = Qwen3ForCausalLM(shape)
+    if config.torch_compile and config.device.type == "cpu":
+        model.set_attn_implementation("eager")  # written out and compiled, faster than PyTorch's own (docs/log.md)
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.5)
     if not config.tie_word_embeddings:
         torch.nn.init.zeros_(model.lm_head.weight)
@@ -162,10 +164,12 @@ class PretrainTrainer(Trainer):
         return self.optimizer
 
     def compute_loss(self, model, inputs, **kwargs):
+        ids = inputs["input_ids"]  # (B, T + 1), of which the last is only predicted: T divides better than T + 1
+        labels = ids[:, 1:].contiguous()
+        inputs = {"input_ids": ids[:, :-1], "labels": labels, "shift_labels": labels, "use_cache": False}
         if self.args.document_attention:
             # Positions that begin anew make transformers' masks keep documents apart, but not beside a cache.
-            positions = document_positions(inputs["input_ids"], self.model.config.eos_token_id)
-            inputs |= {"position_ids": positions, "use_cache": False}
+            inputs["position_ids"] = document_positions(ids[:, :-1], self.model.config.eos_token_id)
         return super().compute_loss(model, inputs, **kwargs)
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
