@@ -13,9 +13,9 @@ Ours is `recipes/01_pretrain/two_cores.yaml`; the tokens that fit into the time 
 that the schedule is whole. The plain Trainer (`--plain`) has that model, that batch and bf16, and else what transformers
 gives: AdamW with its linear schedule, at 1e-3, windows that the model shifts by itself, nothing compiled. nanochat trains
 depth 4 (7.3M parameters) for 300 steps of 8,192 tokens with its own tokenizer of 4,096. Seconds are those of the steps
-alone, the first three taken as the mean of the others, since both compile in them. All are judged by one protocol: all of the validation text in its order, a token between
-documents, cut into windows of 256 tokens whose first tokens see nothing before them; the surprise of all tokens in bits by
-the bytes of the text.
+alone, the first three taken as the mean of the others, since both compile in them. All are judged by one protocol: all of
+the validation text in its order, a token between documents, cut into windows of 256 tokens whose first tokens see nothing
+before them; the surprise of all tokens in bits by the bytes of the text.
 """
 
 import argparse
